@@ -1,0 +1,1 @@
+"""Pure geometry: rigid transforms, camera models, the BEV grid. numpy only."""
