@@ -1,0 +1,60 @@
+"""What goes into the network and comes out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar('T', 'BevInputs', 'BevPrediction')
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BevInputs:
+    """Pinhole images of a batch of view sets.
+
+    Attributes:
+        images: (b, n, 3, h, w) float32, normalised; zeros where a camera is missing.
+        K: (b, n, 3, 3) float32 intrinsics of these images, pixel centres at integers.
+        ego_T_cam: (b, n, 4, 4) float32.
+        live: (b, n) bool, False where a camera is missing.
+    """
+
+    images: Tensor
+    K: Tensor
+    ego_T_cam: Tensor
+    live: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FeatureVolume:
+    """Image features gathered in the BEV volume.
+
+    Attributes:
+        features: (b, c, z, y, x); zeros where no camera sees the voxel.
+        valid: (b, z, y, x) bool, whether a live camera sees the voxel's centre.
+    """
+
+    features: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BevPrediction:
+    """The network's output.
+
+    Attributes:
+        logits: (b, class, y, x), independent per class.
+        valid: (b, y, x) bool, whether a live camera sees any height of the cell.
+    """
+
+    logits: Tensor
+    valid: Tensor
+
+
+def to_device(values: T, device: torch.device) -> T:
+    """Return the same dataclass with every tensor on a device."""
+    moved = {f.name: getattr(values, f.name).to(device) for f in fields(values)}
+    return replace(values, **moved)

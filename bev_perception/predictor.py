@@ -1,0 +1,134 @@
+"""ViewSet → class probabilities: the object that the node, the replayer and the tests call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bev_perception.errors import ConfigError
+from bev_perception.geometry.camera import Camera
+from bev_perception.model.backbone import STRIDE
+from bev_perception.model.bev_model import BevModel
+from bev_perception.model.lift import LiftTable, build_table
+from bev_perception.model.tensors import BevInputs, to_device
+from bev_perception.preprocess import prepare
+from bev_perception.shapes import Mask
+from bev_perception.views import CameraView, ViewSet
+
+DEVICES = ('auto', 'cpu', 'cuda')
+PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Probabilities:
+    """What the network says of one view set.
+
+    Attributes:
+        classes: (class, y, x) float32 in 0..1, in the order of the config's classes.
+        valid: (y, x) bool, whether a live camera sees the cell.
+    """
+
+    classes: npt.NDArray[np.float32]
+    valid: Mask
+
+
+class Predictor:
+    """A network ready to run on one device."""
+
+    def __init__(self, model: BevModel, *, device: str = 'auto', precision: str = 'float32') -> None:
+        """Move the model to its device.
+
+        Args:
+            model: from `checkpoint.load`.
+            device: `auto` takes a GPU where there is one; `cuda:1` and the like work too.
+            precision: `float32`, or the faster `bfloat16` / `float16` (autocast).
+
+        Raises:
+            ConfigError: the device or the precision is not to be had.
+        """
+        self.device = choose_device(device)
+        if precision not in PRECISIONS:
+            raise ConfigError(f'precision {precision!r} is unknown; known are {[*PRECISIONS]}')
+        if precision == 'float16' and self.device.type == 'cpu':
+            raise ConfigError("precision 'float16' needs a GPU; on a CPU take 'bfloat16'")
+        self.precision = precision
+        self.config = model.config
+        self.model = model.eval().to(self.device, memory_format=torch.channels_last)
+        self._table: tuple[bytes, LiftTable] | None = None
+        self.tables_built = 0
+
+    def __call__(self, view_set: ViewSet) -> Probabilities:
+        """Run the network on one view set."""
+        return self.predict(prepare(view_set, self.config))
+
+    @torch.inference_mode()
+    def predict(self, inputs: BevInputs) -> Probabilities:
+        """Run the network on prepared inputs of one view set."""
+        table = self.table(inputs)
+        images = inputs.images[0].to(self.device, memory_format=torch.channels_last)
+        dtype = PRECISIONS[self.precision]
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            prediction = self.model.infer(images, table)
+        return Probabilities(
+            classes=prediction.logits[0].float().sigmoid().cpu().numpy(),
+            valid=prediction.valid[0].cpu().numpy(),
+        )
+
+    def table(self, inputs: BevInputs) -> LiftTable:
+        """Return the lifting table of these cameras; the last one is kept while they stay."""
+        key = inputs.K.numpy().tobytes() + inputs.ego_T_cam.numpy().tobytes()
+        if self._table is None or self._table[0] != key:
+            moved = to_device(inputs, self.device)
+            width, height = self.config.image_size_px
+            table = build_table(
+                moved.K[0],
+                moved.ego_T_cam[0],
+                moved.live[0],
+                grid=self.config.grid,
+                size_px=(width, height),
+                feature_px=(width // STRIDE, height // STRIDE),
+            )
+            self._table = (key, table)
+            self.tables_built += 1
+        return self._table[1]
+
+    def warm_up(self, cameras: int = 6) -> None:
+        """Run once on black images, so that the first real set is not the slow one."""
+        width, height = self.config.image_size_px
+        camera = Camera(
+            K=np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]]),
+            size_px=(width, height),
+        )
+        forward = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1.0]])
+        views = tuple(
+            CameraView(
+                name=str(i),
+                image=np.zeros((height, width, 3), np.uint8),
+                camera=camera,
+                ego_T_cam=forward,
+                stamp_ns=1,
+            )
+            for i in range(cameras)
+        )
+        self(ViewSet(stamp_ns=1, views=views))
+        self._table = None
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device of a name.
+
+    Raises:
+        ConfigError: unknown, or no such GPU on this machine.
+    """
+    if device == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f'device {device!r} is unknown; take one of {DEVICES}') from error
+    if chosen.type == 'cuda' and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f'device {device!r}: this machine has {torch.cuda.device_count()} GPUs')
+    return chosen
