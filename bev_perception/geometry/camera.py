@@ -72,7 +72,7 @@ class Camera:
                 f'{self.model} has {len(self.D)} coefficients {self.D}; it needs {wanted}'
             )
         if rect.shape != (4, 4) or not np.isfinite(rect).all():
-            raise CalibrationError(f'rect_T_cam is {rect.tolist()}; it must be a finite 4x4 matrix')
+            raise CalibrationError(f'rect_T_cam is {rect.tolist()}; it must be finite 4x4')
         R = rect[:3, :3]
         if np.abs(R @ R.T - np.eye(3)).max() > 1e-3 or np.linalg.det(R) < 0:
             raise CalibrationError(f'R is {R.tolist()}; it is no rotation')
@@ -101,7 +101,7 @@ class Camera:
     @property
     def is_pinhole(self) -> bool:
         """Whether the image has no lens distortion."""
-        return self.model == 'pinhole' or not any(self.D) and self.model != 'equidistant'
+        return self.model == 'pinhole' or (not any(self.D) and self.model != 'equidistant')
 
     def project(self, points_cam: Points3) -> tuple[Pixels, Mask]:
         """Project points of the camera's optical frame.
@@ -173,9 +173,7 @@ class Camera:
             radius = np.hypot(points[..., 0], points[..., 1])
             theta = np.arctan2(radius, z)
             theta_d = self._radial(theta)
-            scale = np.where(radius > 1e-12, theta_d / np.where(radius > 1e-12, radius, 1), 0)
-            on_axis = (radius <= 1e-12) & (z > 0)
-            scale = np.where(on_axis, 1 / np.where(on_axis, z, 1), scale)
+            scale = theta_d / np.where(radius > 1e-12, radius, 1)
             inside = (theta < self._range) & (np.hypot(radius, z) > _NEAR_M)
             return points[..., :2] * scale[..., None], inside
         front = z > _NEAR_M
@@ -197,7 +195,7 @@ class Camera:
         return np.stack([x * radial + dx, y * radial + dy], -1)
 
     def _radial(self, r: Array) -> Array:
-        """Distorted radius of an undistorted one (an angle for equidistant), without tangential."""
+        """Distorted radius of an undistorted one (equidistant: of an angle), not tangential."""
         if self.model == 'equidistant':
             k1, k2, k3, k4 = self.D
             t2 = r * r
