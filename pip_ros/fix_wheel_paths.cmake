@@ -1,0 +1,20 @@
+# Injected into tf2_msgs' build with -DCMAKE_PROJECT_INCLUDE. The wheels' exported CMake targets name include
+# directories of the machine that built the wheels, and CMake refuses a target that names a missing directory.
+# At the end of the configure step, drop every plain path that does not exist here.
+function(drop_missing_include_directories)
+  get_property(targets DIRECTORY PROPERTY IMPORTED_TARGETS)
+  foreach(target IN LISTS targets)
+    get_target_property(directories "${target}" INTERFACE_INCLUDE_DIRECTORIES)
+    if(NOT directories)
+      continue()
+    endif()
+    set(kept "")
+    foreach(directory IN LISTS directories)
+      if(directory MATCHES "^\\$<" OR EXISTS "${directory}")
+        list(APPEND kept "${directory}")
+      endif()
+    endforeach()
+    set_target_properties("${target}" PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${kept}")
+  endforeach()
+endfunction()
+cmake_language(DEFER CALL drop_missing_include_directories)
