@@ -133,8 +133,8 @@ def demo(chosen: argparse.Namespace) -> None:
 
 
 _DEMO_HELP = """\
-Write a synthetic drive, play it over ROS 2 into a running bev_node, record the grids that come out,
-and draw them. The drive in OUT is used again where its settings are the same.
+Write a synthetic drive, play it over ROS 2 into a running bev_node, record the grids that come
+out, and draw them. The drive in OUT is used again where its settings are the same.
 
   OUT/demo.png    six images, each class's grid beside the truth (path printed last)
   OUT/demo.json   the figures that are printed

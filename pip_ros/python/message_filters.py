@@ -36,7 +36,7 @@ class Subscriber(SimpleFilter):
     """
 
     def __init__(
-        self, node: Any, msg_type: Any, topic: str, *, qos_profile: Any = 10, **kwargs: Any
+        self, node: Any, msg_type: Any, topic: str, /, *, qos_profile: Any = 10, **kwargs: Any
     ) -> None:
         super().__init__()
         self.node = node

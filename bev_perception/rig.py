@@ -1,0 +1,169 @@
+"""A synchronised set of messages → ViewSet: calibration at the stamp, poses, decoded images.
+
+The node, the bag converter and the replayer all make their view sets here. It is in two steps, so
+that a live caller can wait for a late transform before it spends time on decoding:
+`locate` (needs the transform tree) and `decode` (does not).
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bev_perception.errors import BevError, CalibrationError
+from bev_perception.geometry import rigid
+from bev_perception.geometry.camera import Camera
+from bev_perception.messages import read_image
+from bev_perception.shapes import Rigid
+from bev_perception.transforms import TransformTree
+from bev_perception.views import CameraView, ViewSet, fit_camera
+
+
+class CameraHistory:
+    """One camera's CameraInfo over time, reduced to its changes.
+
+    An image takes the calibration in force at its stamp: the newest change that is not younger,
+    or the first one ever where all are. So a lost or late CameraInfo costs no image.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Start empty."""
+        self.name = name
+        self._stamps_ns: list[int] = []
+        self._cameras: list[Camera] = []
+        self.epoch = 0
+
+    def push(self, stamp_ns: int, camera: Camera) -> bool:
+        """Take in one CameraInfo; return whether the calibration changed."""
+        at = bisect.bisect_right(self._stamps_ns, stamp_ns)
+        if self._cameras and self._cameras[max(at - 1, 0)] == camera:
+            return False
+        if at > 0 and self._stamps_ns[at - 1] == stamp_ns:  # corrected under the same stamp
+            self._cameras[at - 1] = camera
+        else:
+            self._stamps_ns.insert(at, stamp_ns)
+            self._cameras.insert(at, camera)
+        self.epoch += 1
+        return True
+
+    def at(self, stamp_ns: int) -> Camera:
+        """Return the calibration in force at a stamp.
+
+        Raises:
+            CalibrationError: no CameraInfo has arrived yet.
+        """
+        if not self._cameras:
+            raise CalibrationError(f'{self.name}: no CameraInfo has arrived yet')
+        return self._cameras[max(bisect.bisect_right(self._stamps_ns, stamp_ns) - 1, 0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """Names of the vehicle's frames.
+
+    Attributes:
+        base: the body frame; its origin is the grid's.
+        odom: a frame that stands still, z up (REP-105 `odom`, never `map`, which jumps); it gives
+            gravity and the vehicle's motion between exposures. '' takes the body frame as level
+            and the exposures as simultaneous.
+    """
+
+    base: str = 'base_link'
+    odom: str = 'odom'
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RigPoses:
+    """Where the cameras of one set were.
+
+    Attributes:
+        stamp_ns: the set's instant.
+        base_T_ego: (4, 4) gravity-aligned ego frame in the body frame.
+        ego_T_cam: (4, 4) by camera name, optical frame at its exposure.
+    """
+
+    stamp_ns: int
+    base_T_ego: Rigid
+    ego_T_cam: Mapping[str, Rigid]
+
+
+def locate(
+    stamp_ns: int, exposures: Mapping[str, tuple[str, int]], tree: TransformTree, frames: Frames
+) -> RigPoses:
+    """Look up where every camera of a set was.
+
+    Args:
+        stamp_ns: the set's instant.
+        exposures: optical frame id and stamp by camera name.
+        tree: transforms.
+        frames: the vehicle's frames.
+
+    Raises:
+        TransformUnavailable: a transform is missing; nothing is guessed.
+    """
+    base_T_ego = base_T_odom = np.eye(4)
+    if frames.odom:
+        odom_T_base = tree.lookup(frames.odom, frames.base, stamp_ns)
+        base_T_ego = rigid.level(odom_T_base)
+        base_T_odom = rigid.inverse(odom_T_base)
+    ego_T_base = rigid.inverse(base_T_ego)
+    ego_T_cam = {}
+    for name, (frame, exposed_ns) in exposures.items():
+        motion = np.eye(4)  # the body at exposure, seen from the body at the set's instant
+        if frames.odom:
+            motion = base_T_odom @ tree.lookup(frames.odom, frames.base, exposed_ns)
+        ego_T_cam[name] = ego_T_base @ motion @ tree.lookup(frames.base, frame, exposed_ns)
+    return RigPoses(stamp_ns=stamp_ns, base_T_ego=base_T_ego, ego_T_cam=ego_T_cam)
+
+
+def decode(
+    images: Mapping[str, tuple[int, Any]],
+    poses: RigPoses,
+    cameras: Mapping[str, CameraHistory],
+    *,
+    at_least_px: tuple[int, int] | None = None,
+    executor: Executor | None = None,
+) -> tuple[ViewSet, dict[str, BevError]]:
+    """Decode a set's images and join them with their cameras and poses.
+
+    Args:
+        images: stamp and message (Image or CompressedImage) by camera name.
+        poses: from `locate`.
+        cameras: calibrations of all cameras of the rig, in the rig's order.
+        at_least_px: (width, height) that a JPEG may be shrunk to while decoding.
+        executor: threads to decode on (JPEG decoders release the interpreter's lock).
+
+    Returns:
+        The view set, and what was wrong with the images that it lacks, by camera name.
+    """
+
+    def view(name: str) -> CameraView | BevError:
+        stamp_ns, message = images[name]
+        try:
+            image = read_image(message, at_least_px)
+            return CameraView(
+                name=name,
+                image=image,
+                camera=fit_camera(cameras[name].at(stamp_ns), image, name),
+                ego_T_cam=poses.ego_T_cam[name],
+                stamp_ns=stamp_ns,
+            )
+        except BevError as error:
+            return error
+
+    names = [name for name in cameras if name in images]
+    results = dict(zip(names, (executor.map if executor else map)(view, names), strict=True))
+    views = tuple(v for v in results.values() if isinstance(v, CameraView))
+    seen = {v.name for v in views}
+    view_set = ViewSet(
+        stamp_ns=poses.stamp_ns,
+        views=views,
+        missing=tuple(name for name in cameras if name not in seen),
+        base_T_ego=poses.base_T_ego,
+    )
+    return view_set, {name: v for name, v in results.items() if isinstance(v, BevError)}

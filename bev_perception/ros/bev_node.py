@@ -1,0 +1,319 @@
+"""The node: six camera topics and TF in, one occupancy grid per class out.
+
+Callbacks run on the executor's thread and only store. One worker thread takes the newest set,
+decodes, infers and publishes, so a slow network makes the node skip sets, never lag behind.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from bev_perception.errors import BevError, ConfigError, SyncError
+from bev_perception.messages import frame_id
+from bev_perception.model import checkpoint
+from bev_perception.predictor import Predictor
+from bev_perception.preprocess import decode_size_px, prepare
+from bev_perception.rig import CameraHistory, decode
+from bev_perception.ros import params
+from bev_perception.ros.camera_input import Arrival, RigSynchronizer, subscribe
+from bev_perception.ros.diagnostics import Health, Setup
+from bev_perception.ros.grid_output import GridOutput
+from bev_perception.ros.process import run_node
+from bev_perception.ros.tf_input import TfInput
+from bev_perception.sync import SyncedSet
+
+_LOG_PERIOD_S = 5.0
+_DECODE_THREADS = 2
+
+
+class BevNode(LifecycleNode):  # type: ignore[misc]
+    """Configure loads and warms up the network, activate subscribes and works."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Declare parameters; with `autostart`, configure and activate once spinning.
+
+        Raises:
+            ConfigError: a parameter's value is refused.
+        """
+        super().__init__('bev_node', **kwargs)
+        self.health = Health()
+        self._predictor: Predictor | None = None
+        self._output: GridOutput | None = None
+        self._setup: Setup | None = None
+        self._tf: TfInput | None = None
+        self._rig: RigSynchronizer | None = None
+        self._subscribers: list[Any] = []
+        self._worker: Worker | None = None
+        try:
+            params.declare(self)
+            self._params = params.read(self)
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            raise ConfigError(str(error)) from error
+        self.add_on_set_parameters_callback(
+            lambda changes: params.check_changes(self, changes, configured=bool(self._predictor))
+        )
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self.create_timer(self._params.diagnostics_period_s, self._diagnose)
+        if self._params.autostart:
+            self._starter = self.create_timer(0.0, self._start)
+
+    # Lifecycle ---------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._starter.cancel()
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the network and run it once."""
+        try:
+            self._params = params.read(self)
+            self._configure()
+        except BevError as error:
+            self.health.error('configure', str(error))
+            self.get_logger().error(f'cannot configure: {error}')
+            return TransitionCallbackReturn.FAILURE
+        self.health.set_state('inactive')
+        return TransitionCallbackReturn.SUCCESS
+
+    def _configure(self) -> None:
+        p = self._params
+        if not p.checkpoint:
+            raise ConfigError('checkpoint is empty; give the path of a .safetensors file')
+        loaded = checkpoint.load(p.checkpoint)
+        unknown = set(p.combined_classes) - set(loaded.model.config.classes)
+        if unknown:
+            raise ConfigError(
+                f'combined_classes: {sorted(unknown)} unknown; '
+                f'{loaded.path} knows {loaded.model.config.classes}'
+            )
+        predictor = Predictor(loaded.model, device=p.device, precision=p.precision)
+        began = time.monotonic()
+        predictor.warm_up(len(p.cameras))
+        self.get_logger().info(
+            f'{loaded.path} on {predictor.device} ({p.precision}), first run '
+            f'{time.monotonic() - began:.2f} s; trained on: {loaded.trained_on}'
+        )
+        self._predictor = predictor
+        self._output = GridOutput(self, p, predictor.config)
+        self._setup = Setup(
+            topics={name: p.topics(name)[0] for name in p.cameras},
+            facts={
+                'checkpoint': str(loaded.path),
+                'trained_on': loaded.trained_on,
+                'device': str(predictor.device),
+            },
+        )
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe and start the worker."""
+        p = self._params
+        assert self._predictor is not None and self._output is not None
+        self._tf = TfInput(
+            self, on_message=lambda t: self.health.count(f'messages {t}'), on_error=self.problem
+        )
+        filters = subscribe(self, p)
+        self._subscribers = [
+            *self._tf.subscriptions,
+            *(f.sub for fs in filters.values() for f in fs),
+        ]
+        self._rig = RigSynchronizer(
+            filters,
+            p.sync_config(),
+            rectified=p.rectified,
+            topics={name: p.topics(name) for name in p.cameras},
+            on_image=lambda name: self.health.count(f'images_{name}'),
+            on_error=self.problem,
+            on_calibration=self._calibrated,
+        )
+        self._worker = Worker(self, p, self._tf, self._rig, self._predictor, self._output)
+        self._rig.registerCallback(self._worker.store)
+        self.health.set_state('active')
+        image, info = p.topics(p.cameras[0])
+        self.get_logger().info(
+            f'{len(p.cameras)} cameras, the first on {image} '
+            f'({"rectified" if p.rectified else "raw"} images) with {info}'
+        )
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop the worker and unsubscribe."""
+        self._stop()
+        self.health.set_state('inactive')
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Drop the network and the publishers."""
+        self._release()
+        self.health.set_state('unconfigured')
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop whatever runs."""
+        self._stop()
+        self._release()
+        self.health.set_state('finalized')
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Stop the worker thread (after the executor has stopped)."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+        for subscription in self._subscribers:
+            self.destroy_subscription(subscription)
+        self._subscribers, self._worker, self._tf, self._rig = [], None, None, None
+
+    def _release(self) -> None:
+        for publisher in self._output.publishers() if self._output else ():
+            self.destroy_lifecycle_publisher(publisher)
+        self._output = self._predictor = self._setup = None
+
+    # Reports -----------------------------------------------------------------------------------
+
+    def problem(self, where: str, error: BevError) -> None:
+        """Count something that could not be used, and log it, not too often."""
+        self.health.error(where, str(error))
+        self.get_logger().warning(f'{where}: {error}', throttle_duration_sec=_LOG_PERIOD_S)
+
+    def _calibrated(self, name: str, history: CameraHistory) -> None:
+        self.health.count('calibration_epochs')
+        if history.epoch > 1:
+            self.get_logger().info(f'{name}: new calibration (number {history.epoch})')
+
+    def _diagnose(self) -> None:
+        report = self.health.report(
+            self.get_fully_qualified_name().lstrip('/'),
+            self.get_clock().now().to_msg(),
+            self._params.diagnostics_period_s,
+            self._setup,
+            self._rig.sync.stats() if self._rig else None,
+        )
+        self._diagnostics.publish(report)
+
+
+class Worker:
+    """The thread that turns the newest set into grids."""
+
+    def __init__(
+        self,
+        node: BevNode,
+        p: params.BevNodeParams,
+        tf: TfInput,
+        rig: RigSynchronizer,
+        predictor: Predictor,
+        output: GridOutput,
+    ) -> None:
+        """Start the thread."""
+        self._node, self._health, self._params = node, node.health, p
+        self._tf, self._rig, self._predictor, self._output = tf, rig, predictor, output
+        self._pool = ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix='decode')
+        self._wake = threading.Condition()
+        self._newest: SyncedSet[Arrival] | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name='bev worker')
+        self._thread.start()
+
+    def store(self, synced: SyncedSet[Arrival]) -> None:
+        """Offer a set; an older one that still waits is skipped."""
+        self._health.count('sets_in')
+        with self._wake:
+            if self._newest is not None:
+                self._health.count('sets_skipped_busy')
+            self._newest = synced
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """End the thread; returns when the set at hand is done."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+        self._pool.shutdown()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._stopping or self._newest is not None)
+                if self._stopping:
+                    return
+                synced, self._newest = self._newest, None
+            assert synced is not None
+            try:
+                self.process(synced)
+            except BevError as error:
+                self._health.count('sets_failed')
+                self._node.problem('set', error)
+            except Exception as error:
+                # A fault of ours must not end the node: it is logged whole and shown.
+                self._health.count('sets_failed')
+                self._health.error('internal', repr(error))
+                self._node.get_logger().error(
+                    f'internal error: {traceback.format_exc()}',
+                    throttle_duration_sec=_LOG_PERIOD_S,
+                )
+
+    def process(self, synced: SyncedSet[Arrival]) -> None:
+        """A set of camera frames becomes grids: every step of it, in order."""
+        p, clock = self._params, Stopwatch(self._health)
+        exposures = {n: (frame_id(a.message.header), t) for n, (t, a) in synced.items.items()}
+        poses = self._tf.locate(synced.stamp_ns, exposures, p.frames(), p.tf_timeout_s)
+        clock.lap('tf')
+        view_set, problems = decode(
+            {name: (t, a.message) for name, (t, a) in synced.items.items()},
+            poses,
+            self._rig.cameras,
+            at_least_px=decode_size_px(self._predictor.config),
+            executor=self._pool,
+        )
+        for name, error in problems.items():
+            self._node.problem(p.topics(name)[0], error)
+        self._health.missing(view_set.missing)
+        needed = p.sync_config().min_cameras
+        if len(view_set.views) < needed:
+            raise SyncError(f'{len(view_set.views)} usable images, sync.min_cameras is {needed}')
+        clock.lap('decode')
+        inputs = prepare(view_set, self._predictor.config)
+        clock.lap('prepare')
+        probabilities = self._predictor.predict(inputs)
+        clock.lap('infer')
+        self._output.publish_grids(view_set, probabilities)
+        clock.lap('publish')
+        self._health.count('grids_published')
+        arrived_ns = next(a.arrived_ns for t, a in synced.items.values() if t == synced.stamp_ns)
+        self._health.took('latency', (time.monotonic_ns() - arrived_ns) / 1e9)
+        self._output.publish_pictures(view_set, probabilities)
+
+
+class Stopwatch:
+    """Hands the time between laps to the node's health."""
+
+    def __init__(self, health: Health) -> None:
+        """Start now."""
+        self._health, self._last = health, time.monotonic()
+
+    def lap(self, stage: str) -> None:
+        """End a stage."""
+        now = time.monotonic()
+        self._health.took(stage, now - self._last)
+        self._last = now
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is told to stop."""
+    return run_node(BevNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
