@@ -14,8 +14,8 @@ from bev_perception.geometry.grid import BevGrid
 from bev_perception.shapes import ImageRgb, Mask
 from bev_perception.views import ViewSet
 
-_UNSEEN = (60, 60, 66)
-_SEEN = (22, 22, 26)
+_UNSEEN = np.array((60, 60, 66), np.float32)
+_SEEN = np.array((22, 22, 26), np.float32)
 # Painted in this order where classes overlap; unlisted classes take the spare colours.
 COLORS: dict[str, tuple[int, int, int]] = {
     'drivable_area': (84, 110, 122),
@@ -47,14 +47,14 @@ def draw_bev(
     Returns:
         (x, y, 3): rows run from the farthest cell ahead to the farthest behind.
     """
-    picture = np.where(valid[..., None], np.float32(_SEEN), np.float32(_UNSEEN))
+    picture = np.where(valid[..., None], _SEEN, _UNSEEN)
     order = list(COLORS)
     ranked = sorted(
         range(len(classes)), key=lambda i: order.index(classes[i]) if classes[i] in order else 99
     )
     for i in ranked:
-        alpha = (probability[i] * valid)[..., None]
-        picture = picture * (1 - alpha) + np.float32(class_color(classes[i], i)) * alpha
+        alpha = (np.nan_to_num(probability[i]) * valid)[..., None]
+        picture = picture * (1 - alpha) + np.array(class_color(classes[i], i), np.float32) * alpha
     return forward_up(picture.round().astype(np.uint8))
 
 
@@ -77,10 +77,13 @@ def draw_ground_mosaic(view_set: ViewSet, grid: BevGrid, px_per_m: float = 8.0) 
         maps, seen = _ground_map(
             view.camera, view.ego_T_cam.tobytes(), grid, (rows, columns), px_per_m
         )
-        image = cv2.remap(view.image, maps, None, cv2.INTER_LINEAR)
+        # Replicated, or the outermost half pixel would darken towards the border's black.
+        image = cv2.remap(
+            view.image, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
         total += image * seen
         count += seen
-    mosaic = np.where(count > 0, total / np.maximum(count, 1), np.float32(_UNSEEN))
+    mosaic = np.where(count > 0, total / np.maximum(count, 1), _UNSEEN)
     return forward_up(mosaic.round().astype(np.uint8))
 
 

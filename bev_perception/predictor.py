@@ -12,6 +12,7 @@ from bev_perception.errors import ConfigError
 from bev_perception.geometry.camera import Camera
 from bev_perception.model.backbone import STRIDE
 from bev_perception.model.bev_model import BevModel
+from bev_perception.model.fold import folded
 from bev_perception.model.lift import LiftTable, build_table
 from bev_perception.model.tensors import BevInputs, to_device
 from bev_perception.preprocess import prepare
@@ -38,8 +39,10 @@ class Probabilities:
 class Predictor:
     """A network ready to run on one device."""
 
-    def __init__(self, model: BevModel, *, device: str = 'auto', precision: str = 'float32') -> None:
-        """Move the model to its device.
+    def __init__(
+        self, model: BevModel, *, device: str = 'auto', precision: str = 'float32'
+    ) -> None:
+        """Put a copy of the model on its device, made for inference.
 
         Args:
             model: from `checkpoint.load`.
@@ -56,7 +59,7 @@ class Predictor:
             raise ConfigError("precision 'float16' needs a GPU; on a CPU take 'bfloat16'")
         self.precision = precision
         self.config = model.config
-        self.model = model.eval().to(self.device, memory_format=torch.channels_last)
+        self.model = folded(model).to(self.device, memory_format=torch.channels_last)
         self._table: tuple[bytes, LiftTable] | None = None
         self.tables_built = 0
 
@@ -79,7 +82,8 @@ class Predictor:
 
     def table(self, inputs: BevInputs) -> LiftTable:
         """Return the lifting table of these cameras; the last one is kept while they stay."""
-        key = inputs.K.numpy().tobytes() + inputs.ego_T_cam.numpy().tobytes()
+        parts = (inputs.K, inputs.ego_T_cam, inputs.live)
+        key = b''.join(part.cpu().numpy().tobytes() for part in parts)
         if self._table is None or self._table[0] != key:
             moved = to_device(inputs, self.device)
             width, height = self.config.image_size_px
@@ -129,6 +133,8 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(f'device {device!r} is unknown; take one of {DEVICES}') from error
+    if chosen.type not in DEVICES:
+        raise ConfigError(f'device {device!r} is not supported; take one of {DEVICES}')
     if chosen.type == 'cuda' and (chosen.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f'device {device!r}: this machine has {torch.cuda.device_count()} GPUs')
     return chosen

@@ -6,6 +6,7 @@ that it covers the network's image, then cropped: from the top (sky), and evenly
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import cv2
@@ -92,8 +93,10 @@ class _Plan:
         self.top = self.scaled_px[1] - height
         scaled = camera.resized(self.scaled_px)
         flat = scaled.pinhole().cropped(self.left, self.top, width, height)
-        self.maps = None if camera.is_pinhole else _maps(scaled, flat)
         self.camera = Camera(K=flat.K, size_px=size_px)
+        # rect_T_cam goes into the pose, so the maps know nothing of it.
+        lens = replace(scaled, rect_T_cam=np.eye(4))
+        self.maps = None if camera.is_pinhole else _maps(lens, self.camera)
 
 
 def _maps(source: Camera, target: Camera) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint16]]:
@@ -113,9 +116,7 @@ def _plan(camera: Camera, size_px: tuple[int, int]) -> _Plan:
     return _Plan(camera, size_px)
 
 
-def _normalise(
-    pixels: npt.NDArray[np.uint8], config: ModelConfig
-) -> npt.NDArray[np.float32]:
+def _normalise(pixels: npt.NDArray[np.uint8], config: ModelConfig) -> npt.NDArray[np.float32]:
     """(n, h, w, 3) uint8 → (n, 3, h, w) float32, ((x / 255) - mean) / std."""
     mean, std = np.array(config.mean), np.array(config.std)
     scale = (1 / (255 * std)).astype(np.float32)

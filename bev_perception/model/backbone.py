@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bev_perception.model import torchvision_ops as torchvision_ops  # before timm
+from bev_perception.model.norm import instance_norm
 
 import timm  # isort: skip
 
@@ -24,23 +25,30 @@ class ImageEncoder(nn.Module):
         """Build with random weights; `bev_training` loads pretrained ones."""
         super().__init__()
         self.trunk = timm.create_model(
-            backbone, pretrained=False, features_only=True, feature_cls='getter', out_indices=(2, 3)
+            backbone,
+            pretrained=False,
+            features_only=True,
+            feature_cls='getter',
+            out_indices=(2, 3),
         )
         skip, deep = self.trunk.feature_info.channels()
         width = max(channels, min(skip + deep, 2 * channels))
         self.mix = nn.Sequential(
             nn.Conv2d(skip + deep, width, 3, padding=1, bias=False),
-            nn.InstanceNorm2d(width),
+            instance_norm(width),
             nn.ReLU(inplace=True),
             nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.InstanceNorm2d(width),
+            instance_norm(width),
             nn.ReLU(inplace=True),
             nn.Conv2d(width, channels, 1),
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images of any batch size."""
-        skip, deep = self.trunk(images)
+        return self.fuse(*self.trunk(images))
+
+    def fuse(self, skip: Tensor, deep: Tensor) -> Tensor:
+        """Mix the trunk's maps at stride 8 and 16."""
         deep = F.interpolate(deep, size=skip.shape[-2:], mode='bilinear', align_corners=False)
         features: Tensor = self.mix(torch.cat([skip, deep], 1))
         return features

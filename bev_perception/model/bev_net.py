@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bev_perception.model import torchvision_ops as torchvision_ops  # before timm
+from bev_perception.model.norm import instance_norm
 
 import timm  # isort: skip
 
@@ -22,7 +23,7 @@ class BevNet(nn.Module):
         super().__init__()
         self.compress = nn.Sequential(
             nn.Conv2d(channels * z_cells, channels, 3, padding=1, bias=False),
-            nn.InstanceNorm2d(channels),
+            instance_norm(channels),
             nn.GELU(),
         )
         resnet = timm.create_model('resnet18', pretrained=False, in_chans=channels)
@@ -47,7 +48,7 @@ class UpBlock(nn.Module):
         """Build with random weights."""
         super().__init__()
         self.reduce = nn.Conv2d(channels_in, channels_out, 1, bias=False)
-        self.norm = nn.InstanceNorm2d(channels_out)
+        self.norm = instance_norm(channels_out)
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
         """Return a map of `skip`'s size.

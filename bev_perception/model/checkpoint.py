@@ -51,11 +51,17 @@ def save(path: Path, model: BevModel, card: Mapping[str, str], *, half: bool = F
         model: any device.
         card: free text by name; `trained_on` is shown to users.
         half: store weights as float16 (half the size).
+
+    Raises:
+        CheckpointError: weights are not finite (as float16).
     """
     tensors = {}
     for name, tensor in model.state_dict().items():
         value = tensor.detach().cpu().contiguous()
-        tensors[name] = value.half() if half and value.is_floating_point() else value
+        value = value.half() if half and value.is_floating_point() else value
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f'{path}: {name} holds values that are not finite; not saved')
+        tensors[name] = value
     metadata = {
         'format': FORMAT,
         'config': json.dumps(model.config.to_dict()),
@@ -88,13 +94,12 @@ def load(path: str | Path) -> Checkpoint:
         )
     try:
         config = ModelConfig.from_dict(json.loads(metadata['config']))
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f'{path}: its config cannot be used: {error}') from error
+        card = {str(k): str(v) for k, v in json.loads(metadata.get('card', '{}')).items()}
+    except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f'{path}: its metadata cannot be used: {error!r}') from error
     model = BevModel(config)
     _load_weights(model, tensors, path)
-    return Checkpoint(
-        model=model.eval(), card=json.loads(metadata.get('card', '{}')), path=path
-    )
+    return Checkpoint(model=model.eval(), card=card, path=path)
 
 
 def _load_weights(model: BevModel, tensors: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from bev_perception.model.norm import instance_norm
+
 
 class SegmentationHead(nn.Module):
     """(b, c, y, x) → (b, classes, y, x); classes are independent (a crosswalk is also road)."""
@@ -13,7 +15,7 @@ class SegmentationHead(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.InstanceNorm2d(channels),
+            instance_norm(channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, classes, 1),
         )

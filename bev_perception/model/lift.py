@@ -34,9 +34,11 @@ def sample(features: Tensor, uv: Tensor, size_px: tuple[int, int]) -> Tensor:
     """
     size = torch.tensor(size_px, dtype=uv.dtype, device=uv.device)
     normalised = 2 * (uv + 0.5) / size - 1
+    # 16-bit features are sampled in float32: 16-bit coordinates are wrong by tenths of a feature.
+    dtype = torch.promote_types(features.dtype, uv.dtype)
     out = F.grid_sample(
-        features,
-        normalised[:, None].to(features.dtype),
+        features.to(dtype),
+        normalised[:, None].to(dtype),
         mode='bilinear',
         padding_mode='border',
         align_corners=False,
@@ -58,11 +60,14 @@ def project(
     Returns:
         (..., p, 2) pixels, finite everywhere, and (..., p) whether the camera sees the point.
     """
-    R, t = ego_T_cam[..., :3, :3], ego_T_cam[..., :3, 3]
-    # K · cam_T_ego in one affine map; R is orthonormal, so its inverse is its transpose.
-    A = K @ R.transpose(-1, -2)
-    b = -(A @ t[..., None])[..., 0]
-    q = points_ego @ A.transpose(-1, -2) + b[..., None, :]
+    # K · cam_T_ego in one affine map; R is orthonormal, so its inverse is its transpose. Neither
+    # float64 nor sums are touched by autocast and TF32, which would cost several pixels.
+    R, t = ego_T_cam[..., :3, :3].double(), ego_T_cam[..., :3, 3].double()
+    A = K.double() @ R.transpose(-1, -2)
+    b = -(A @ t[..., None])[..., None, :, 0].to(points_ego.dtype)
+    x_to_q, y_to_q, z_to_q = A.to(points_ego.dtype)[..., None, :, :].unbind(-1)
+    x, y, z = points_ego[:, None].unbind(-1)
+    q = x * x_to_q + y * y_to_q + z * z_to_q + b
     z = q[..., 2]
     front = z > _NEAR_M
     uv = q[..., :2] / torch.where(front, z, torch.ones_like(z))[..., None]
@@ -167,9 +172,10 @@ def build_table(
     columns = torch.stack([x0, x1, x0, x1], 1).clamp(0, width - 1)
     rows = torch.stack([y0, y0, y1, y1], 1).clamp(0, height - 1)
     fx, fy = frac[:, 0], frac[:, 1]
-    weights = torch.stack(
-        [(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], 1
-    ) / count[voxel, None]
+    weights = (
+        torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], 1)
+        / count[voxel, None]
+    )
     pixels = (cam[:, None] * height + rows) * width + columns
     offsets = 4 * (count.cumsum(0) - count)
     return LiftTable(
@@ -194,6 +200,10 @@ def lift_with_table(features: Tensor, table: LiftTable) -> Tensor:
     c = features.shape[1]
     rows = features.permute(0, 2, 3, 1).reshape(-1, c)
     out = F.embedding_bag(
-        table.pixels, rows, table.offsets, mode='sum', per_sample_weights=table.weights.to(rows.dtype)
+        table.pixels,
+        rows,
+        table.offsets,
+        mode='sum',
+        per_sample_weights=table.weights.to(rows.dtype),
     )
     return out.reshape(1, y, x, z, c).permute(0, 4, 3, 1, 2)
