@@ -6,6 +6,7 @@ decodes, infers and publishes, so a slow network makes the node skip sets, never
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -53,6 +54,7 @@ class BevNode(LifecycleNode):  # type: ignore[misc]
         self._rig: RigSynchronizer | None = None
         self._subscribers: list[Any] = []
         self._worker: Worker | None = None
+        self._logged: dict[str, float] = {}
         try:
             params.declare(self)
             self._params = params.read(self)
@@ -185,7 +187,11 @@ class BevNode(LifecycleNode):  # type: ignore[misc]
     def problem(self, where: str, error: BevError) -> None:
         """Count something that could not be used, and log it, not too often."""
         self.health.error(where, str(error))
-        self.get_logger().warning(f'{where}: {error}', throttle_duration_sec=_LOG_PERIOD_S)
+        now = time.monotonic()
+        # rclpy's own throttle counts per line of code, and would let one topic silence the others.
+        if now - self._logged.get(where, -math.inf) >= _LOG_PERIOD_S:
+            self._logged[where] = now
+            self.get_logger().warning(f'{where}: {error}')
 
     def _calibrated(self, name: str, history: CameraHistory) -> None:
         self.health.count('calibration_epochs')
