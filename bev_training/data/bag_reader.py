@@ -36,5 +36,5 @@ def read_messages(
             wanted = [c for c in reader.connections if topics is None or c.topic in topics]
             for connection, time_ns, data in reader.messages(wanted):
                 yield connection.topic, time_ns, reader.deserialize(data, connection.msgtype)
-    except AnyReaderError as error:
+    except (AnyReaderError, OSError) as error:
         raise BagError(f'{path}: {error}') from error
