@@ -13,6 +13,7 @@ from pathlib import Path
 from bev_perception.errors import ConfigError
 
 _PACKAGE = 'bev_perception'
+SHIPPED_WEIGHTS = 'synthetic.safetensors'
 
 
 def _roots() -> list[Path]:

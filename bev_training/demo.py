@@ -27,7 +27,7 @@ from bev_perception.errors import BevError
 from bev_perception.messages import stamp_ns
 from bev_perception.model import checkpoint
 from bev_perception.model.config import ModelConfig
-from bev_perception.resources import weights_path
+from bev_perception.resources import SHIPPED_WEIGHTS, weights_path
 from bev_perception.shapes import Cells
 from bev_training.data.bag_reader import read_messages
 from bev_training.metrics import PooledIou
@@ -37,7 +37,6 @@ from bev_training.synthetic.frames import frame_count
 from bev_training.synthetic.settings import DriveConfig
 from bev_training.synthetic.stored_truth import Truth, load_truth
 
-DEFAULT_WEIGHTS = 'synthetic.safetensors'
 _NODE = 'bev_node'
 _READY = 'cameras, the first on'  # the node's log line once it is active
 _START_S = 120.0
@@ -82,7 +81,7 @@ def run_demo(config: DemoConfig) -> Path:
     Raises:
         BevError: a step failed; the message names the log to read.
     """
-    weights = config.weights or weights_path(DEFAULT_WEIGHTS)
+    weights = config.weights or weights_path(SHIPPED_WEIGHTS)
     loaded = checkpoint.load(weights)
     model = loaded.model.config
     config.out.mkdir(parents=True, exist_ok=True)

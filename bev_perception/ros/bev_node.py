@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -23,6 +24,7 @@ from bev_perception.messages import frame_id
 from bev_perception.model import checkpoint
 from bev_perception.predictor import Predictor
 from bev_perception.preprocess import decode_size_px, prepare
+from bev_perception.resources import SHIPPED_WEIGHTS, weights_path
 from bev_perception.rig import CameraHistory, decode
 from bev_perception.ros import params
 from bev_perception.ros.camera_input import Arrival, RigSynchronizer, subscribe
@@ -89,9 +91,7 @@ class BevNode(LifecycleNode):  # type: ignore[misc]
 
     def _configure(self) -> None:
         p = self._params
-        if not p.checkpoint:
-            raise ConfigError('checkpoint is empty; give the path of a .safetensors file')
-        loaded = checkpoint.load(p.checkpoint)
+        loaded = checkpoint.load(_weights(p.checkpoint))
         unknown = set(p.combined_classes) - set(loaded.model.config.classes)
         if unknown:
             raise ConfigError(
@@ -207,6 +207,19 @@ class BevNode(LifecycleNode):  # type: ignore[misc]
             self._rig.sync.stats() if self._rig else None,
         )
         self._diagnostics.publish(report)
+
+
+def _weights(name: str) -> Path:
+    """Return the file of the `checkpoint` parameter: a path, or the name of shipped weights."""
+    if not name:
+        raise ConfigError(
+            f'checkpoint is empty; give the path of a .safetensors file, or {SHIPPED_WEIGHTS} '
+            '(shipped with this package, trained on synthetic streets only)'
+        )
+    path = Path(name).expanduser()
+    if path.exists() or path.parent != Path():
+        return path
+    return weights_path(name)
 
 
 class Worker:

@@ -59,7 +59,9 @@ class BevNodeParams:
         'itself if its name ends in "compressed"). raw: sensor_msgs/Image on image_topic.',
         choices=('compressed', 'raw'),
     )
-    checkpoint: str = _param('', 'Weights, a .safetensors file of this package.')
+    checkpoint: str = _param(
+        '', 'Weights: path of a .safetensors file, or the name of one shipped with the package.'
+    )
     device: str = _param('auto', 'auto (a GPU where there is one), cpu, cuda or cuda:N.')
     precision: str = _param(
         'float32', 'Arithmetic of the network; bfloat16 is faster.', choices=tuple(PRECISIONS)

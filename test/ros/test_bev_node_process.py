@@ -79,6 +79,13 @@ def test_lifecycle_and_parameters(weights: Path, tmp_path: Path) -> None:
         refused = set_parameter(rig, 'image_topic', '/one/for/all')
         assert not refused.successful and '{camera}' in refused.reason
         assert set_parameter(rig, 'checkpoint', str(weights)).successful
+        assert set_parameter(rig, 'combined_classes', ['unicorn']).successful
+        assert not transition(rig, Transition.TRANSITION_CONFIGURE)
+        rig.wait(
+            lambda: "combined_classes: ['unicorn'] unknown" in rig.status().message,
+            'unknown class named',
+        )
+        assert set_parameter(rig, 'combined_classes', ['drivable_area']).successful
         assert transition(rig, Transition.TRANSITION_CONFIGURE)
         refused = set_parameter(rig, 'device', 'cuda')
         assert not refused.successful and 'unconfigured' in refused.reason
@@ -90,6 +97,8 @@ def test_lifecycle_and_parameters(weights: Path, tmp_path: Path) -> None:
             rig.send_set(cycle, stamp)
             message = rig.wait(lambda s=stamp: rig.grid_at('vehicle', s), 'grid')
             assert message.info.origin.orientation.w == pytest.approx(1)
+            combined = rig.wait(lambda s=stamp: rig.grid_at('combined', s), 'combined')
+            assert combined.data == rig.grid_at('drivable_area', stamp).data
             assert transition(rig, Transition.TRANSITION_DEACTIVATE)
             rig.wait_disconnected()
             assert transition(rig, Transition.TRANSITION_ACTIVATE)
