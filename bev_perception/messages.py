@@ -96,15 +96,17 @@ def read_transforms(msg: Any) -> list[StampedTransform]:
     Raises:
         MessageError: an empty frame name, or a rotation that is none.
     """
-    return [
-        _stamped(
-            item.header,
-            item.child_frame_id,
-            item.transform.translation,
-            item.transform.rotation,
-        )
-        for item in msg.transforms
-    ]
+    return [read_transform(item) for item in msg.transforms]
+
+
+def read_transform(msg: Any) -> StampedTransform:
+    """Read a `geometry_msgs/TransformStamped`.
+
+    Raises:
+        MessageError: an empty frame name, or a rotation that is none.
+    """
+    transform = msg.transform
+    return _stamped(msg.header, msg.child_frame_id, transform.translation, transform.rotation)
 
 
 def read_odometry(msg: Any) -> StampedTransform:

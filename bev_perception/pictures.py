@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +9,7 @@ import numpy.typing as npt
 from bev_perception.geometry import rigid
 from bev_perception.geometry.camera import Camera
 from bev_perception.geometry.grid import BevGrid
-from bev_perception.shapes import ImageRgb, Mask
+from bev_perception.shapes import ImageRgb, Mask, Rigid
 from bev_perception.views import ViewSet
 
 _UNSEEN = np.array((60, 60, 66), np.float32)
@@ -63,7 +61,7 @@ def forward_up(grid: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(grid.swapaxes(0, 1)[::-1, ::-1])
 
 
-def draw_ground_mosaic(view_set: ViewSet, grid: BevGrid, px_per_m: float = 8.0) -> ImageRgb:
+def draw_ground_mosaic(view_set: ViewSet, grid: BevGrid, px_per_m: float = 5.0) -> ImageRgb:
     """Project the images onto the ground plane (z = 0 of the ego frame) and average overlaps.
 
     The first thing to look at when a calibration is in doubt: lane lines must run straight and
@@ -74,9 +72,7 @@ def draw_ground_mosaic(view_set: ViewSet, grid: BevGrid, px_per_m: float = 8.0) 
     total = np.zeros((rows, columns, 3), np.float32)
     count = np.zeros((rows, columns, 1), np.float32)
     for view in view_set.views:
-        maps, seen = _ground_map(
-            view.camera, view.ego_T_cam.tobytes(), grid, (rows, columns), px_per_m
-        )
+        maps, seen = _ground_map(view.camera, view.ego_T_cam, grid, (rows, columns), px_per_m)
         # Replicated, or the outermost half pixel would darken towards the border's black.
         image = cv2.remap(
             view.image, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
@@ -87,16 +83,14 @@ def draw_ground_mosaic(view_set: ViewSet, grid: BevGrid, px_per_m: float = 8.0) 
     return forward_up(mosaic.round().astype(np.uint8))
 
 
-@lru_cache(maxsize=16)
 def _ground_map(
     camera: Camera,
-    ego_T_cam_bytes: bytes,
+    ego_T_cam: Rigid,
     grid: BevGrid,
     shape: tuple[int, int],
     px_per_m: float,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Return the pixel of every ground point, (rows, columns, 2), and its weight (…, 1)."""
-    ego_T_cam = np.frombuffer(ego_T_cam_bytes).reshape(4, 4)
     y, x = np.indices(shape)
     points = np.stack(
         [

@@ -11,17 +11,20 @@ import bisect
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
-from bev_perception.errors import BevError, CalibrationError
+from bev_perception.errors import BevError, CalibrationError, TransformUnavailable
 from bev_perception.geometry import rigid
 from bev_perception.geometry.camera import Camera
 from bev_perception.messages import read_image
 from bev_perception.shapes import Rigid
 from bev_perception.transforms import TransformTree
 from bev_perception.views import CameraView, ViewSet, fit_camera
+
+_KEPT_CHANGES = 64  # of one camera; more only where two calibrations fight over one topic
 
 
 class CameraHistory:
@@ -34,20 +37,19 @@ class CameraHistory:
     def __init__(self, name: str) -> None:
         """Start empty."""
         self.name = name
-        self._stamps_ns: list[int] = []
-        self._cameras: list[Camera] = []
+        # Replaced whole, never changed: lookups come from other threads.
+        self._changes: tuple[tuple[int, Camera], ...] = ()
         self.epoch = 0
 
     def push(self, stamp_ns: int, camera: Camera) -> bool:
         """Take in one CameraInfo; return whether the calibration changed."""
-        at = bisect.bisect_right(self._stamps_ns, stamp_ns)
-        if self._cameras and self._cameras[max(at - 1, 0)] == camera:
+        changes = self._changes
+        at = bisect.bisect_right(changes, stamp_ns, key=itemgetter(0))
+        if changes and changes[max(at - 1, 0)][1] == camera:
             return False
-        if at > 0 and self._stamps_ns[at - 1] == stamp_ns:  # corrected under the same stamp
-            self._cameras[at - 1] = camera
-        else:
-            self._stamps_ns.insert(at, stamp_ns)
-            self._cameras.insert(at, camera)
+        same_stamp = at > 0 and changes[at - 1][0] == stamp_ns  # corrected: the newer one counts
+        before = changes[: at - 1] if same_stamp else changes[:at]
+        self._changes = (*before, (stamp_ns, camera), *changes[at:])[-_KEPT_CHANGES:]
         self.epoch += 1
         return True
 
@@ -57,9 +59,10 @@ class CameraHistory:
         Raises:
             CalibrationError: no CameraInfo has arrived yet.
         """
-        if not self._cameras:
+        changes = self._changes
+        if not changes:
             raise CalibrationError(f'{self.name}: no CameraInfo has arrived yet')
-        return self._cameras[max(bisect.bisect_right(self._stamps_ns, stamp_ns) - 1, 0)]
+        return changes[max(bisect.bisect_right(changes, stamp_ns, key=itemgetter(0)) - 1, 0)][1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,7 @@ class RigPoses:
 
 def locate(
     stamp_ns: int, exposures: Mapping[str, tuple[str, int]], tree: TransformTree, frames: Frames
-) -> RigPoses:
+) -> tuple[RigPoses, dict[str, TransformUnavailable]]:
     """Look up where every camera of a set was.
 
     Args:
@@ -103,8 +106,11 @@ def locate(
         tree: transforms.
         frames: the vehicle's frames.
 
+    Returns:
+        The poses, and by camera name why one has none; nothing is guessed.
+
     Raises:
-        TransformUnavailable: a transform is missing; nothing is guessed.
+        TransformUnavailable: the vehicle's own pose is missing.
     """
     base_T_ego = base_T_odom = np.eye(4)
     if frames.odom:
@@ -112,13 +118,16 @@ def locate(
         base_T_ego = rigid.level(odom_T_base)
         base_T_odom = rigid.inverse(odom_T_base)
     ego_T_base = rigid.inverse(base_T_ego)
-    ego_T_cam = {}
+    ego_T_cam, problems = {}, {}
     for name, (frame, exposed_ns) in exposures.items():
         motion = np.eye(4)  # the body at exposure, seen from the body at the set's instant
-        if frames.odom:
-            motion = base_T_odom @ tree.lookup(frames.odom, frames.base, exposed_ns)
-        ego_T_cam[name] = ego_T_base @ motion @ tree.lookup(frames.base, frame, exposed_ns)
-    return RigPoses(stamp_ns=stamp_ns, base_T_ego=base_T_ego, ego_T_cam=ego_T_cam)
+        try:
+            if frames.odom:
+                motion = base_T_odom @ tree.lookup(frames.odom, frames.base, exposed_ns)
+            ego_T_cam[name] = ego_T_base @ motion @ tree.lookup(frames.base, frame, exposed_ns)
+        except TransformUnavailable as error:
+            problems[name] = error
+    return RigPoses(stamp_ns=stamp_ns, base_T_ego=base_T_ego, ego_T_cam=ego_T_cam), problems
 
 
 def decode(
@@ -133,7 +142,7 @@ def decode(
 
     Args:
         images: stamp and message (Image or CompressedImage) by camera name.
-        poses: from `locate`.
+        poses: from `locate`; a camera without a pose is left out.
         cameras: calibrations of all cameras of the rig, in the rig's order.
         at_least_px: (width, height) that a JPEG may be shrunk to while decoding.
         executor: threads to decode on (JPEG decoders release the interpreter's lock).
@@ -156,7 +165,7 @@ def decode(
         except BevError as error:
             return error
 
-    names = [name for name in cameras if name in images]
+    names = [name for name in cameras if name in images and name in poses.ego_T_cam]
     results = dict(zip(names, (executor.map if executor else map)(view, names), strict=True))
     views = tuple(v for v in results.values() if isinstance(v, CameraView))
     seen = {v.name for v in views}

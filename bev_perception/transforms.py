@@ -2,8 +2,8 @@
 
 One implementation for both, with what a perception node needs and no more: a lookup at a stamp
 interpolates between two samples and refuses to extrapolate; a backward clock jump (a looping bag)
-clears the moving frames; `static_epoch` grows when a static transform changes, so that whoever
-caches projections knows when to rebuild them.
+starts the frames anew whose stamps jump; `static_epoch` grows when a static transform changes, so
+that whoever caches projections knows when to rebuild them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TransformTree:
 
         Args:
             history_s: how long moving transforms are kept, seconds.
-            jump_s: stamps that go back by more than this on a frame clear the moving frames.
+            jump_s: stamps of a moving frame that go back by more than this start its history anew.
 
         Raises:
             ConfigError: a value is not positive.
@@ -98,7 +98,9 @@ class TransformTree:
     def _push_moving(self, edge: _Edge, transform: StampedTransform) -> None:
         stamps, stamp = edge.stamps_ns, transform.stamp_ns
         if stamps and stamp < stamps[-1] - self._jump_ns:
-            self.clear_moving()
+            # Other frames jump with their own next sample: a single odd stamp must not blind all.
+            stamps.clear()
+            edge.poses.clear()
             self.jumps += 1
         at = bisect.bisect_left(stamps, stamp)
         if at < len(stamps) and stamps[at] == stamp:
@@ -108,13 +110,6 @@ class TransformTree:
         edge.poses.insert(at, transform.parent_T_child)
         old = bisect.bisect_left(stamps, stamps[-1] - self._history_ns)
         del stamps[:old], edge.poses[:old]
-
-    def clear_moving(self) -> None:
-        """Forget the poses of moving frames; static ones stay."""
-        for edge in self._edges.values():
-            if not edge.static:
-                edge.stamps_ns.clear()
-                edge.poses.clear()
 
     @property
     def frames(self) -> tuple[str, ...]:
@@ -161,11 +156,6 @@ class TransformTree:
         if edge.static:
             return edge.poses[0]
         stamps = edge.stamps_ns
-        if not stamps:
-            raise TransformUnavailable(
-                f'{edge.parent!r} -> {child!r} has no pose since the clock jumped back',
-                may_arrive=True,
-            )
         at = bisect.bisect_left(stamps, stamp_ns)
         if at < len(stamps) and stamps[at] == stamp_ns:
             return edge.poses[at]

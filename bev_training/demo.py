@@ -90,7 +90,7 @@ def run_demo(config: DemoConfig) -> Path:
     shutil.rmtree(grids_bag, ignore_errors=True)
     _replay(config, drive / 'bag', grids_bag, weights)
     recorded = _read(grids_bag, model)
-    if not recorded.grids:
+    if not recorded.grids or 'latency_ms p50' not in recorded.counts:
         raise BevError(f'the node published no grid; see {config.out / "bev_node.log"}')
     truth = load_truth(drive)
     iou = _score(recorded, truth, model)
@@ -138,7 +138,7 @@ def _replay(config: DemoConfig, bag: Path, grids: Path, weights: Path) -> None:
     node = ['bev_node', '--ros-args', '-p', f'checkpoint:={weights}', '-p', 'use_sim_time:=true']
     record = ['bag_recorder', str(grids), f'/{_NODE}/grid/.*', '/diagnostics']
     play = ['bag_player', str(bag), '--clock', '--rate', str(config.rate)]
-    # Six images, six CameraInfos, /tf, /tf_static and /clock.
+    # Six images, six CameraInfos, /tf and /tf_static.
     play += ['--wait-for-subscribers', '14', '--wait-timeout', str(_START_S)]
     print('Node: loading the weights', flush=True)
     with (

@@ -79,7 +79,9 @@ check_machine() { # check_machine PYTHON: say at once what would otherwise fail 
     die "No C++ compiler, which building tf2_msgs needs; on Debian: apt-get install g++"
 }
 
-make_venv() { # make_venv PYTHON
+make_venv() { # make_venv PYTHON: empties the folder, so it must be one of ours, or nobody's
+  [[ ! -e $venv || -e $venv/pyvenv.cfg || -d $steps || -z $(ls -A "$venv") ]] ||
+    die "$venv exists and is no virtual environment; name another folder"
   "$1" -m venv --clear "$venv" && mkdir -p "$steps" && touch "$steps/incomplete" && pip install pip==26.3
 }
 

@@ -129,7 +129,7 @@ def test_a_dot_on_the_ground_is_where_it_is():
         return np.repeat(light[..., None], 3, -1) + 20
 
     rig = make_rig(size_px=(800, 448))
-    mosaic = draw_ground_mosaic(ground_views(rig, dot), GRID).astype(float)[..., 0]
+    mosaic = draw_ground_mosaic(ground_views(rig, dot), GRID, px_per_m=8).astype(float)[..., 0]
     weight = np.where(mosaic > 80, mosaic - 20, 0)
     row, column = np.mgrid[0 : 24 * 8, 0 : 20 * 8]
     assert (weight * row).sum() / weight.sum() == pytest.approx(63.5, abs=0.25)

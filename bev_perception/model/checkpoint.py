@@ -69,6 +69,7 @@ def save(path: Path, model: BevModel, card: Mapping[str, str], *, half: bool = F
     }
     partial = path.with_name(f'{path.name}.partial')
     save_file(tensors, partial, metadata)
+    partial.chmod(0o644)  # safetensors writes files that only their owner can read
     os.replace(partial, path)
 
 

@@ -7,7 +7,6 @@ import re
 import sys
 import threading
 import time
-from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -53,6 +52,9 @@ class _Track:
     to_cdr: Callable[[bytes], bytes]
 
 
+_LATENESS_KEPT = 100_000  # of the newest messages, for the summary
+
+
 class BagPlayer(Node):
     """Publishes a bag from its own thread; `finished` is done after the last message.
 
@@ -69,7 +71,7 @@ class BagPlayer(Node):
         self._track_of = {i: track for track in self._tracks for i in track.connection_ids}
         self._clock_publisher = self._make_clock()
         self._played: Counter[str] = Counter()
-        self._late_s = array('d')
+        self._late_s: deque[float] = deque(maxlen=_LATENESS_KEPT)
         self._origin_s = 0.0
         self.finished: Future[int | None] = Future()
         self._stop = threading.Event()
@@ -171,7 +173,7 @@ class BagPlayer(Node):
         played_s = time.monotonic() - began_s
         if not self._stop.is_set():
             self._drain()
-        print(_summary(self._played, self._late_s, played_s), flush=True)
+        print(_summary(self._played, list(self._late_s), played_s), flush=True)
 
     def _wait_for_subscribers(self) -> None:
         wanted, timeout_s = self._options.subscribers, self._options.subscriber_timeout_s
@@ -290,7 +292,7 @@ def _matches(topic: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(re.fullmatch(pattern, topic) for pattern in patterns)
 
 
-def _summary(played: Counter[str], late_s: array[float], took_s: float) -> str:
+def _summary(played: Counter[str], late_s: Sequence[float], took_s: float) -> str:
     lines = [f'played {played.total()} messages of {len(played)} topics in {took_s:.1f} s']
     lines += [f'  {topic}  {count}' for topic, count in sorted(played.items())]
     if late_s:

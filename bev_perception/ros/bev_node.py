@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.timer import Timer
 
 from bev_perception.errors import BevError, ConfigError, SyncError
 from bev_perception.messages import frame_id
@@ -66,9 +68,16 @@ class BevNode(LifecycleNode):  # type: ignore[misc]
             lambda changes: params.check_changes(self, changes, configured=bool(self._predictor))
         )
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self.create_timer(self._params.diagnostics_period_s, self._diagnose)
+        # Steady time: a stopped /clock must not silence the node's own account.
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._reporter = self._make_reporter()
         if self._params.autostart:
-            self._starter = self.create_timer(0.0, self._start)
+            self._starter = self.create_timer(0.0, self._start, clock=self._steady)
+
+    def _make_reporter(self) -> Timer:
+        return self.create_timer(
+            self._params.diagnostics_period_s, self._diagnose, clock=self._steady
+        )
 
     # Lifecycle ---------------------------------------------------------------------------------
 
@@ -81,11 +90,12 @@ class BevNode(LifecycleNode):  # type: ignore[misc]
         """Load the network and run it once."""
         try:
             self._params = params.read(self)
+            self.destroy_timer(self._reporter)
+            self._reporter = self._make_reporter()
             self._configure()
-        except BevError as error:
-            self.health.error('configure', str(error))
-            self.get_logger().error(f'cannot configure: {error}')
-            return TransitionCallbackReturn.FAILURE
+        except Exception as error:  # rclpy would swallow it without a word
+            self._release()
+            return self._failed('configure', error)
         self.health.set_state('inactive')
         return TransitionCallbackReturn.SUCCESS
 
@@ -118,6 +128,23 @@ class BevNode(LifecycleNode):  # type: ignore[misc]
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start the worker."""
+        try:
+            self._activate()
+        except Exception as error:  # rclpy would swallow it without a word
+            self._stop()
+            return self._failed('activate', error)
+        self.health.set_state('active')
+        return super().on_activate(state)
+
+    def _failed(self, transition: str, error: Exception) -> TransitionCallbackReturn:
+        """Log and show why a transition failed; a fault of ours with its traceback."""
+        state = {'configure': 'unconfigured', 'activate': 'inactive'}[transition]
+        self.health.set_state(state, str(error) or repr(error))
+        details = '' if isinstance(error, BevError) else f'\n{traceback.format_exc()}'
+        self.get_logger().error(f'cannot {transition}: {error}{details}')
+        return TransitionCallbackReturn.FAILURE
+
+    def _activate(self) -> None:
         p = self._params
         assert self._predictor is not None and self._output is not None
         self._tf = TfInput(
@@ -139,13 +166,11 @@ class BevNode(LifecycleNode):  # type: ignore[misc]
         )
         self._worker = Worker(self, p, self._tf, self._rig, self._predictor, self._output)
         self._rig.registerCallback(self._worker.store)
-        self.health.set_state('active')
         image, info = p.topics(p.cameras[0])
         self.get_logger().info(
             f'{len(p.cameras)} cameras, the first on {image} '
             f'({"rectified" if p.rectified else "raw"} images) with {info}'
         )
-        return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop the worker and unsubscribe."""
@@ -187,22 +212,26 @@ class BevNode(LifecycleNode):  # type: ignore[misc]
     def problem(self, where: str, error: BevError) -> None:
         """Count something that could not be used, and log it, not too often."""
         self.health.error(where, str(error))
-        now = time.monotonic()
-        # rclpy's own throttle counts per line of code, and would let one topic silence the others.
-        if now - self._logged.get(where, -math.inf) >= _LOG_PERIOD_S:
-            self._logged[where] = now
+        if self._may_log(where):
             self.get_logger().warning(f'{where}: {error}')
+
+    def _may_log(self, what: str) -> bool:
+        """Say yes once a while; rclpy's throttle would let one topic silence the others."""
+        now = time.monotonic()
+        if now - self._logged.get(what, -math.inf) < _LOG_PERIOD_S:
+            return False
+        self._logged[what] = now
+        return True
 
     def _calibrated(self, name: str, history: CameraHistory) -> None:
         self.health.count('calibration_epochs')
-        if history.epoch > 1:
+        if history.epoch > 1 and self._may_log(f'calibration {name}'):
             self.get_logger().info(f'{name}: new calibration (number {history.epoch})')
 
     def _diagnose(self) -> None:
         report = self.health.report(
             self.get_fully_qualified_name().lstrip('/'),
             self.get_clock().now().to_msg(),
-            self._params.diagnostics_period_s,
             self._setup,
             self._rig.sync.stats() if self._rig else None,
         )
@@ -287,21 +316,24 @@ class Worker:
         """A set of camera frames becomes grids: every step of it, in order."""
         p, clock = self._params, Stopwatch(self._health)
         exposures = {n: (frame_id(a.message.header), t) for n, (t, a) in synced.items.items()}
-        poses = self._tf.locate(synced.stamp_ns, exposures, p.frames(), p.tf_timeout_s)
+        poses, problems = self._tf.locate(synced.stamp_ns, exposures, p.frames(), p.tf_timeout_s)
         clock.lap('tf')
-        view_set, problems = decode(
+        view_set, broken = decode(
             {name: (t, a.message) for name, (t, a) in synced.items.items()},
             poses,
             self._rig.cameras,
             at_least_px=decode_size_px(self._predictor.config),
             executor=self._pool,
         )
-        for name, error in problems.items():
+        for name, error in (*problems.items(), *broken.items()):
             self._node.problem(p.topics(name)[0], error)
         self._health.missing(view_set.missing)
         needed = p.sync_config().min_cameras
         if len(view_set.views) < needed:
-            raise SyncError(f'{len(view_set.views)} usable images, sync.min_cameras is {needed}')
+            why = next((f': {e}' for e in (*problems.values(), *broken.values())), '')
+            raise SyncError(
+                f'{len(view_set.views)} usable images, sync.min_cameras is {needed}{why}'
+            )
         clock.lap('decode')
         inputs = prepare(view_set, self._predictor.config)
         clock.lap('prepare')

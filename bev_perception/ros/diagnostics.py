@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from bev_perception.sync import SyncStats
 
 _KEPT = 500  # latencies in the percentiles
+_SILENT_S = 3.0  # without images or grids, after which it is called a fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,34 +35,44 @@ class Setup:
 class Health:
     """Counts what happens; every method may be called from any thread."""
 
-    def __init__(self) -> None:
-        """Start at zero."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start at zero.
+
+        Args:
+            clock: seconds that never jump, whatever ROS time does.
+        """
+        self._clock = clock
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
+        self._last: dict[str, float] = {}  # when each counter grew last
         self._errors: Counter[str] = Counter()
         self._last_error: dict[str, str] = {}
-        self._newest_error = ''
+        self._newest_error = (-math.inf, '')
         self._stages: dict[str, deque[float]] = {}
         self._missing: tuple[str, ...] = ()
+        self._state, self._state_since, self._state_why = 'unconfigured', clock(), ''
         self._reported: Counter[str] = Counter()
-        self._state = 'unconfigured'
+        self._reported_errors = 0
+        self._reported_at = clock()
 
-    def set_state(self, state: str) -> None:
-        """Note the lifecycle state."""
+    def set_state(self, state: str, why: str = '') -> None:
+        """Note the lifecycle state, and why it is not what was wanted."""
         with self._lock:
-            self._state = state
+            self._state, self._state_since, self._state_why = state, self._clock(), why
+            self._newest_error = (-math.inf, '')
 
     def count(self, what: str, n: int = 1) -> None:
         """Add to a counter."""
         with self._lock:
             self._counts[what] += n
+            self._last[what] = self._clock()
 
     def error(self, where: str, message: str) -> None:
         """Count an error and keep its text."""
         with self._lock:
             self._errors[where] += 1
             self._last_error[where] = message
-            self._newest_error = f'{where}: {message}'
+            self._newest_error = (self._clock(), f'{where}: {message}')
 
     def missing(self, cameras: tuple[str, ...]) -> None:
         """Note which cameras the last set lacked."""
@@ -72,19 +85,24 @@ class Health:
             self._stages.setdefault(stage, deque(maxlen=_KEPT)).append(seconds * 1e3)
 
     def report(
-        self, name: str, stamp: Time, period_s: float, setup: Setup | None, sync: SyncStats | None
+        self, name: str, stamp: Time, setup: Setup | None, sync: SyncStats | None
     ) -> DiagnosticArray:
         """Make the message; rates are those since the last report."""
         with self._lock:
-            recent = self._counts - self._reported
-            self._reported = self._counts.copy()
-            level, text = self._judge(recent, period_s, setup)
+            now = self._clock()
+            grids = self._counts['grids_published'] - self._reported['grids_published']
+            rate_hz = grids / max(now - self._reported_at, 1e-3)
+            errors = sum(self._errors.values())
+            new_errors = errors - self._reported_errors
+            self._reported, self._reported_at = self._counts.copy(), now
+            self._reported_errors = errors
+            level, text = self._judge(now, rate_hz, setup)
             values = {
                 **{key: str(self._counts[key]) for key in sorted(self._counts)},
-                'grids_hz': f'{recent["grids_published"] / period_s:.2f}',
+                'grids_hz': f'{rate_hz:.2f}',
                 **_percentiles(self._stages),
             }
-            errors = {
+            listed = {
                 f'{k} ({self._errors[k]})': self._last_error[k] for k in sorted(self._errors)
             }
         array = DiagnosticArray()
@@ -92,31 +110,37 @@ class Health:
         array.status = [_status(name, level, text, values | dict(setup.facts if setup else {}))]
         if sync is not None:
             array.status.append(_sync_status(f'{name}: sync', sync))
-        error_level = DiagnosticStatus.WARN if errors else DiagnosticStatus.OK
-        summary = f'{sum(self._errors.values())} messages or sets could not be used'
-        array.status.append(_status(f'{name}: errors', error_level, summary, errors))
+        error_level = DiagnosticStatus.WARN if new_errors else DiagnosticStatus.OK
+        summary = f'{errors} messages or sets could not be used, {new_errors} of them just now'
+        array.status.append(_status(f'{name}: errors', error_level, summary, listed))
         return array
 
-    def _judge(
-        self, recent: Counter[str], period_s: float, setup: Setup | None
-    ) -> tuple[bytes, str]:
+    def _judge(self, now: float, rate_hz: float, setup: Setup | None) -> tuple[bytes, str]:
         """Return level and one line that says what to do about it."""
         if self._state != 'active' or setup is None:
-            why = '; '.join(self._last_error[k] for k in sorted(self._errors) if k == 'configure')
-            level = DiagnosticStatus.ERROR if why else DiagnosticStatus.WARN
-            return level, f'{self._state}{": " + why if why else ""}'
-        silent = [t for c, t in setup.topics.items() if not recent[f'images_{c}']]
+            level = DiagnosticStatus.ERROR if self._state_why else DiagnosticStatus.WARN
+            return level, ': '.join(filter(None, (self._state, self._state_why)))
+
+        def silent_for(what: str) -> float:
+            return now - max(self._last.get(what, -math.inf), self._state_since)
+
+        silent = [t for c, t in setup.topics.items() if silent_for(f'images_{c}') > _SILENT_S]
         if len(silent) == len(setup.topics):
             return DiagnosticStatus.ERROR, f'no images on {", ".join(setup.topics.values())}'
-        if not recent['grids_published']:
-            why = self._newest_error or 'no set of enough cameras'
+        error_at, error = self._newest_error
+        fresh = now - error_at < _SILENT_S
+        published = self._last.get('grids_published', -math.inf) >= self._state_since
+        if silent_for('grids_published') > _SILENT_S or (fresh and not published):
+            why = error if fresh else f'no set of enough cameras for {_SILENT_S:g} s'
             return DiagnosticStatus.ERROR, f'nothing published; {why}'
-        rate = f'{recent["grids_published"] / period_s:.1f} Hz'
+        if not published:
+            return DiagnosticStatus.WARN, 'active, no grid yet'
         if silent:
-            return DiagnosticStatus.WARN, f'{rate}; no images on {", ".join(silent)}'
+            return DiagnosticStatus.WARN, f'{rate_hz:.1f} Hz; no images on {", ".join(silent)}'
         if self._missing:
-            return DiagnosticStatus.WARN, f'{rate}; last set lacked {", ".join(self._missing)}'
-        return DiagnosticStatus.OK, rate
+            missing = ', '.join(self._missing)
+            return DiagnosticStatus.WARN, f'{rate_hz:.1f} Hz; last set lacked {missing}'
+        return DiagnosticStatus.OK, f'{rate_hz:.1f} Hz'
 
 
 def _percentiles(stages: Mapping[str, deque[float]]) -> dict[str, str]:

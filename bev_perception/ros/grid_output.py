@@ -10,7 +10,7 @@ from cv_bridge import CvBridge
 from geometry_msgs.msg import Pose
 from nav_msgs.msg import MapMetaData, OccupancyGrid
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
@@ -25,6 +25,12 @@ from bev_perception.shapes import Cells, Rigid
 from bev_perception.views import ViewSet
 
 _RELIABLE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+# Costmaps subscribe to maps as transient local by default; this offer serves them and all others.
+_LATCHED = QoSProfile(
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
 
 
 class GridOutput:
@@ -46,7 +52,7 @@ class GridOutput:
             if wanted
         }
         self._grids = {
-            name: node.create_lifecycle_publisher(OccupancyGrid, f'~/grid/{name}', _RELIABLE)
+            name: node.create_lifecycle_publisher(OccupancyGrid, f'~/grid/{name}', _LATCHED)
             for name in (*config.classes, 'combined')
         }
 

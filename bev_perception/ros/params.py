@@ -22,6 +22,7 @@ from bev_perception.predictor import PRECISIONS
 from bev_perception.rig import Frames
 from bev_perception.sync import SyncConfig
 
+_TOPIC_TOKENS = re.compile(r'[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
 NUSCENES_ORDER = ('front_left', 'front', 'front_right', 'back_left', 'back', 'back_right')
 
 
@@ -77,8 +78,7 @@ class BevNodeParams:
     )
     sync_max_spread_s: float = _param(
         0.065,
-        'Largest difference between exposures of one set, after offsets, seconds. Must be '
-        'shorter than the frame period.',
+        'Largest difference between exposures of one set, after offsets, seconds.',
         bounds=(0.0, 1.0),
     )
     sync_timeout_s: float = _param(
@@ -100,7 +100,7 @@ class BevNodeParams:
     )
     diagnostics_period_s: float = _param(1.0, 'Period of /diagnostics, seconds.', bounds=(0.1, 60))
     autostart: bool = _param(
-        True, 'Configure and activate at start; false: wait for lifecycle commands.'
+        True, 'Configure and activate at start (only then); false: wait for lifecycle commands.'
     )
 
     def __post_init__(self) -> None:
@@ -119,6 +119,9 @@ class BevNodeParams:
                 raise ConfigError(f'{ros_name(f.name)} is {value!r}; it must be one of {choices}')
         if '' in self.cameras or len(set(self.cameras)) != len(self.cameras) or not self.cameras:
             raise ConfigError(f'cameras is {self.cameras}; at least one name, each once')
+        for camera in self.cameras:
+            if not _TOPIC_TOKENS.fullmatch(camera):
+                raise ConfigError(f'cameras holds {camera!r}; topic names take a-z, A-Z, 0-9, _')
         for name in ('image_topic', 'camera_info_topic'):
             if len(self.cameras) > 1 and '{camera}' not in getattr(self, name):
                 raise ConfigError(f'{name} is {getattr(self, name)!r}; it must hold {{camera}}')

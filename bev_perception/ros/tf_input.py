@@ -12,7 +12,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from tf2_msgs.msg import TFMessage
 
 from bev_perception.errors import BevError, TransformUnavailable
-from bev_perception.messages import read_transforms
+from bev_perception.messages import read_transform
 from bev_perception.rig import Frames, RigPoses, locate
 from bev_perception.transforms import TransformTree
 
@@ -51,14 +51,14 @@ class TfInput:
 
     def _push(self, topic: str, message: Any, *, static: bool) -> None:
         self._on_message(topic)
-        try:
-            transforms = read_transforms(message)
-            with self._changed:
-                for transform in transforms:
-                    self.tree.push(transform, static=static)
-                self._changed.notify_all()
-        except BevError as error:
-            self._on_error(topic, error)
+        for item in message.transforms:  # one that is wrong does not cost the others
+            try:
+                with self._changed:
+                    self.tree.push(read_transform(item), static=static)
+            except BevError as error:
+                self._on_error(topic, error)
+        with self._changed:
+            self._changed.notify_all()
 
     def locate(
         self,
@@ -66,24 +66,21 @@ class TfInput:
         exposures: Mapping[str, tuple[str, int]],
         frames: Frames,
         timeout_s: float,
-    ) -> RigPoses:
-        """Return the cameras' poses; wait for transforms that may still arrive.
+    ) -> tuple[RigPoses, dict[str, TransformUnavailable]]:
+        """Return the cameras' poses and what is missing; wait for what may still arrive.
 
         Raises:
-            TransformUnavailable: they did not come in time.
+            TransformUnavailable: the vehicle's own pose did not come in time.
         """
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while True:
+                left = deadline - time.monotonic()
                 try:
-                    return locate(stamp_ns, exposures, self.tree, frames)
+                    poses, problems = locate(stamp_ns, exposures, self.tree, frames)
+                    if left <= 0 or not any(p.may_arrive for p in problems.values()):
+                        return poses, problems
                 except TransformUnavailable as error:
-                    left = deadline - time.monotonic()
-                    if not error.may_arrive or left <= 0:
+                    if left <= 0 or not error.may_arrive:
                         raise
                 self._changed.wait(left)
-
-    @property
-    def static_epoch(self) -> int:
-        """How often static transforms changed so far."""
-        return self.tree.static_epoch

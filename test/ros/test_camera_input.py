@@ -100,43 +100,85 @@ def test_what_is_wrong_is_reported_with_its_topic() -> None:
 SETUP = Setup(topics={name: f'/{name}/image' for name in NAMES}, facts={'device': 'cpu'})
 
 
+class FakeClock:
+    """Time that only the test moves."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
 def judge(health: Health) -> tuple[bytes, str]:
-    status = health.report('bev_node', Time(), 1.0, SETUP, None).status[0]
+    status = health.report('bev_node', Time(), SETUP, None).status[0]
     return status.level, status.message
 
 
-def test_diagnostics_say_what_to_do() -> None:
-    health = Health()
+def test_diagnostics_say_what_to_do(clock: FakeClock) -> None:
+    health = Health(clock)
     assert judge(health) == (b'\x01', 'unconfigured')
-    health.error('configure', 'no weights: /x does not exist')
+    health.set_state('unconfigured', 'no weights: /x does not exist')
     assert judge(health) == (b'\x02', 'unconfigured: no weights: /x does not exist')
+    health.set_state('inactive')
+    assert judge(health) == (b'\x01', 'inactive')
     health.set_state('active')
+    assert judge(health) == (b'\x01', 'active, no grid yet')
+    clock.now += 4
     assert judge(health) == (b'\x02', 'no images on /left/image, /right/image')
     health.count('images_left')
     health.error('set', "frame 'odom' is not in TF")
     assert judge(health) == (b'\x02', "nothing published; set: frame 'odom' is not in TF")
+    clock.now += 2
     health.count('images_left')
     health.count('grids_published', 5)
-    assert judge(health) == (b'\x01', '5.0 Hz; no images on /right/image')
+    assert judge(health) == (b'\x01', '2.5 Hz; no images on /right/image')
     for name in NAMES:
         health.count(f'images_{name}')
+    clock.now += 1
     health.count('grids_published', 4)
     assert judge(health) == (b'\x00', '4.0 Hz')
-    for name in NAMES:
-        health.count(f'images_{name}')
+    clock.now += 1
     health.count('grids_published')
     health.missing(('right',))
     assert judge(health) == (b'\x01', '1.0 Hz; last set lacked right')
+    health.missing(())
+    for name in NAMES:
+        health.count(f'images_{name}')
+    clock.now += 2  # one slow run of the network is no fault
+    assert judge(health)[0] == b'\x00'
+    for name in NAMES:
+        health.count(f'images_{name}')
+    clock.now += 2
+    assert judge(health) == (b'\x02', 'nothing published; no set of enough cameras for 3 s')
 
 
-def test_diagnostics_count_and_time() -> None:
-    health = Health()
+def test_diagnostics_recover(clock: FakeClock) -> None:
+    health = Health(clock)
+    health.set_state('active')
+    health.error('/left/image', 'truncated')
+    assert [s.level for s in health.report('n', Time(), SETUP, None).status] == [b'\x02', b'\x01']
+    for name in NAMES:
+        health.count(f'images_{name}')
+    health.count('grids_published')
+    clock.now += 1
+    first, errors = health.report('n', Time(), SETUP, None).status
+    assert (first.level, errors.level) == (b'\x00', b'\x00')
+    assert errors.message == '1 messages or sets could not be used, 0 of them just now'
+
+
+def test_diagnostics_count_and_time(clock: FakeClock) -> None:
+    health = Health(clock)
     health.count('sets_in', 3)
     for seconds in np.linspace(0.01, 0.02, 101):
         health.took('infer', float(seconds))
     health.error('/left/image', 'truncated')
     health.error('/left/image', 'truncated again')
-    report = health.report('bev_node', Time(sec=7), 1.0, SETUP, None)
+    report = health.report('bev_node', Time(sec=7), SETUP, None)
     assert report.header.stamp.sec == 7
     first, errors = report.status
     values = {kv.key: kv.value for kv in first.values}
@@ -151,7 +193,7 @@ def test_sync_counts_reach_diagnostics() -> None:
     for name in NAMES:
         rig.image(name, T0)
     stats = rig.synchronizer.sync.stats()
-    report = Health().report('bev_node', Time(), 1.0, SETUP, stats)
+    report = Health().report('bev_node', Time(), SETUP, stats)
     status = SimpleNamespace(**{s.name.split(': ')[-1]: s for s in report.status}).sync
     values = {kv.key: kv.value for kv in status.values}
     assert values['complete'] == '1' and values['partial'] == '0'

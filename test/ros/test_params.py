@@ -73,6 +73,7 @@ def test_overrides_reach_the_synchroniser(context: rclpy.Context) -> None:
         ({'sync_max_spread_s': float('nan')}, 'sync.max_spread_s is nan'),
         ({'cameras': ('front', 'front')}, 'cameras'),
         ({'cameras': ()}, 'cameras'),
+        ({'cameras': ('front-left',)}, "cameras holds 'front-left'"),
         ({'image_topic': '/one/for/all'}, 'image_topic'),
         ({'camera_info_topic': '/one'}, 'camera_info_topic'),
         ({'base_frame': ''}, 'base_frame'),
