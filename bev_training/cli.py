@@ -163,7 +163,7 @@ def _add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='bev',
-        description="Offline tools around the node of bev_perception.",
+        description='Offline tools around the node of bev_perception.',
         epilog='`bev VERB --help` explains a verb.',
     )
     verbs = parser.add_subparsers(dest='verb', metavar='VERB', required=True)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from typing import TypeAlias
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -18,6 +19,10 @@ from rclpy.signals import SignalHandlerOptions
 
 from bev_perception.errors import BevError
 from bev_perception.ros.transport import use_shared_memory_profile
+
+# What ends a run: the number of a signal, or a future that is done.
+_Event: TypeAlias = 'Future[int | None] | int | None'
+_LOOK_UP_S = 0.2
 
 
 def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
@@ -41,9 +46,8 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
         Exit code: 0 after a clean stop, 1 after a `BevError`, which is printed as one line on
         stderr. Other exceptions pass through after the same clean-up.
     """
-    # A SimpleQueue, because it alone may be filled from a signal handler; events.get() on the main
-    # thread is interrupted by signals, a wait for ROS events is not.
-    events: SimpleQueue[Future[int | None] | int | None] = SimpleQueue()
+    # A SimpleQueue, because it alone may be filled from a signal handler.
+    events: SimpleQueue[_Event] = SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _frame: events.put(received))
     try:
@@ -58,7 +62,7 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
             for future in (spinning, getattr(node, 'finished', None)):
                 if future is not None:
                     future.add_done_callback(events.put)
-            event = events.get()
+            event = _next(events)
             code = event.result() if isinstance(event, Future) else 0
         return code or 0
     except BevError as error:
@@ -69,6 +73,19 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
         # second signal into a death by signal.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+
+
+def _next(events: SimpleQueue[_Event]) -> _Event:
+    """Wait for an event, looking up now and then.
+
+    A handler runs on this thread between two bytecodes. A signal that arrives just before `get`
+    blocks, or that the system hands to another thread, would otherwise wait there for ever.
+    """
+    while True:
+        try:
+            return events.get(timeout=_LOOK_UP_S)
+        except Empty:
+            continue
 
 
 def _spin_in_thread(node: Node, cleanup: ExitStack) -> Future[int | None]:
