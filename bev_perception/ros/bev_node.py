@@ -150,11 +150,9 @@ class BevNode(LifecycleNode):  # type: ignore[misc]
         self._tf = TfInput(
             self, on_message=lambda t: self.health.count(f'messages {t}'), on_error=self.problem
         )
+        self._subscribers = list(self._tf.subscriptions)
         filters = subscribe(self, p)
-        self._subscribers = [
-            *self._tf.subscriptions,
-            *(f.sub for fs in filters.values() for f in fs),
-        ]
+        self._subscribers += [f.sub for pair in filters.values() for f in pair]
         self._rig = RigSynchronizer(
             filters,
             p.sync_config(),
@@ -189,6 +187,13 @@ class BevNode(LifecycleNode):  # type: ignore[misc]
         self._stop()
         self._release()
         self.health.set_state('finalized')
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give everything back after a transition that raised; the node can start again."""
+        self._stop()
+        self._release()
+        self.health.set_state('unconfigured', 'a transition failed, see the log')
         return TransitionCallbackReturn.SUCCESS
 
     def close(self) -> None:
@@ -229,11 +234,15 @@ class BevNode(LifecycleNode):  # type: ignore[misc]
             self.get_logger().info(f'{name}: new calibration (number {history.epoch})')
 
     def _diagnose(self) -> None:
+        tree = self._tf.tree if self._tf else None
         report = self.health.report(
             self.get_fully_qualified_name().lstrip('/'),
             self.get_clock().now().to_msg(),
             self._setup,
             self._rig.sync.stats() if self._rig else None,
+            {'tf_static_epoch': str(tree.static_epoch), 'tf_clock_jumps': str(tree.jumps)}
+            if tree
+            else {},
         )
         self._diagnostics.publish(report)
 
@@ -328,7 +337,7 @@ class Worker:
         for name, error in (*problems.items(), *broken.items()):
             self._node.problem(p.topics(name)[0], error)
         self._health.missing(view_set.missing)
-        needed = p.sync_config().min_cameras
+        needed = self._rig.sync.config.min_cameras
         if len(view_set.views) < needed:
             why = next((f': {e}' for e in (*problems.values(), *broken.values())), '')
             raise SyncError(

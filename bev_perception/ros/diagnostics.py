@@ -8,6 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -85,9 +86,14 @@ class Health:
             self._stages.setdefault(stage, deque(maxlen=_KEPT)).append(seconds * 1e3)
 
     def report(
-        self, name: str, stamp: Time, setup: Setup | None, sync: SyncStats | None
+        self,
+        name: str,
+        stamp: Time,
+        setup: Setup | None,
+        sync: SyncStats | None,
+        extra: Mapping[str, str] = MappingProxyType({}),
     ) -> DiagnosticArray:
-        """Make the message; rates are those since the last report."""
+        """Make the message; rates are those since the last report, `extra` values are added."""
         with self._lock:
             now = self._clock()
             grids = self._counts['grids_published'] - self._reported['grids_published']
@@ -101,6 +107,7 @@ class Health:
                 **{key: str(self._counts[key]) for key in sorted(self._counts)},
                 'grids_hz': f'{rate_hz:.2f}',
                 **_percentiles(self._stages),
+                **extra,
             }
             listed = {
                 f'{k} ({self._errors[k]})': self._last_error[k] for k in sorted(self._errors)

@@ -127,3 +127,42 @@ def test_stops_with_exit_code_zero(
         if second:
             node.process.send_signal(second)
         assert node.process.wait(30) == 0, node.text()
+
+
+@pytest.mark.parametrize('where', ['warm_up', 'subscribe'])
+def test_a_transition_that_raises_is_told_and_can_be_repeated(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    from lifecycle_msgs.msg import State
+    from rclpy.lifecycle import TransitionCallbackReturn
+
+    from bev_perception.ros import bev_node
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError('out of memory')
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    overrides = [Parameter('autostart', value=False), Parameter('checkpoint', value=str(weights))]
+    node = bev_node.BevNode(context=context, parameter_overrides=overrides)
+    try:
+        with monkeypatch.context() as patch:
+            target = bev_node.Predictor if where == 'warm_up' else bev_node
+            patch.setattr(target, where, broken)
+            if where == 'subscribe':
+                assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+                assert node.trigger_activate() == TransitionCallbackReturn.FAILURE
+            else:
+                assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+            status = node.health.report('n', node.get_clock().now().to_msg(), None, None).status[0]
+            assert status.level == b'\x02' and 'out of memory' in status.message
+        if where == 'warm_up':
+            assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        assert node._state_machine.current_state[0] == State.PRIMARY_STATE_ACTIVE
+        assert node.count_publishers('/bev_node/grid/vehicle') == 1
+        assert node.count_subscribers('/tf_static') == 1
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
