@@ -38,7 +38,7 @@ _NS_PER_S = 1_000_000_000
 _ROS1_NAMES = {'tf/msg/tfMessage': 'tf2_msgs/msg/TFMessage'}
 # Matched on our side is not yet matched on the subscriber's; also the time in which the last
 # best-effort messages leave before their publishers go.
-_SETTLE_S = 1.0  # our half of a match is known first; theirs may lag on a busy machine
+_SETTLE_S = 1.0
 _ACKNOWLEDGE_S = 2.0
 
 
