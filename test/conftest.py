@@ -7,6 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same command gives the same result. To look for new examples: `pytest --hypothesis-profile
+# default`. No deadline: the machine may be busy with other work.
+settings.register_profile('repeatable', derandomize=True, deadline=None)
+settings.load_profile('repeatable')
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

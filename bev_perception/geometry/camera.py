@@ -174,7 +174,9 @@ class Camera:
             theta = np.arctan2(radius, z)
             theta_d = self._radial(theta)
             scale = theta_d / np.where(radius > 1e-12, radius, 1)
-            inside = (theta < self._range) & (np.hypot(radius, z) > _NEAR_M)
+            # A point straight behind has no direction in the image.
+            ahead = (radius > 1e-12) | (z > 0)
+            inside = ahead & (theta < self._range) & (np.hypot(radius, z) > _NEAR_M)
             return points[..., :2] * scale[..., None], inside
         front = z > _NEAR_M
         xy = points[..., :2] / np.where(front, z, 1)[..., None]

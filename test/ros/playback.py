@@ -147,10 +147,14 @@ class Listener:
         rclpy.init(context=self.context)
         self.node = rclpy.create_node('listener', context=self.context)
         for topic, kind in kinds.items():
+            asked = profiles.get(topic, BEST_EFFORT)
+            # Deep enough that a busy listener loses nothing, whatever depth publishers use.
+            profile = QoSProfile(
+                depth=100, reliability=asked.reliability, durability=asked.durability
+            )
             self.node.create_subscription(
-                message_type(kind), topic, self._keep(topic), profiles.get(topic, BEST_EFFORT),
-                raw=True,
-            )  # fmt: skip
+                message_type(kind), topic, self._keep(topic), profile, raw=True
+            )
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._executor.spin)
