@@ -14,7 +14,7 @@ from bev_perception.model.backbone import STRIDE
 from bev_perception.model.bev_model import BevModel
 from bev_perception.model.fold import folded
 from bev_perception.model.lift import LiftTable, build_table
-from bev_perception.model.tensors import BevInputs, to_device
+from bev_perception.model.tensors import BevInputs
 from bev_perception.preprocess import prepare
 from bev_perception.shapes import Mask
 from bev_perception.views import CameraView, ViewSet
@@ -82,15 +82,12 @@ class Predictor:
 
     def table(self, inputs: BevInputs) -> LiftTable:
         """Return the lifting table of these cameras; the last one is kept while they stay."""
-        parts = (inputs.K, inputs.ego_T_cam, inputs.live)
+        parts = (inputs.K[0], inputs.ego_T_cam[0], inputs.live[0])
         key = b''.join(part.cpu().numpy().tobytes() for part in parts)
         if self._table is None or self._table[0] != key:
-            moved = to_device(inputs, self.device)
             width, height = self.config.image_size_px
             table = build_table(
-                moved.K[0],
-                moved.ego_T_cam[0],
-                moved.live[0],
+                *(part.to(self.device) for part in parts),
                 grid=self.config.grid,
                 size_px=(width, height),
                 feature_px=(width // STRIDE, height // STRIDE),

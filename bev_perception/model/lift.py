@@ -9,6 +9,7 @@ training; `LiftTable` is the same as a sparse matrix, for inference.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -77,9 +78,13 @@ def project(
     return uv, front & inside
 
 
+@lru_cache(maxsize=4)
 def voxel_centers(grid: BevGrid, device: torch.device) -> Tensor:
-    """Return the centres of the grid's voxels, (z·y·x, 3) float32, z slowest."""
-    return torch.as_tensor(grid.voxel_centers(), dtype=torch.float32, device=device).reshape(-1, 3)
+    """Return the centres of the grid's voxels, (z·y·x, 3) float32, z slowest. Kept: read only."""
+    # Kept for training too, so never one of inference mode's tensors, which autograd refuses.
+    with torch.inference_mode(False):
+        centers = torch.as_tensor(grid.voxel_centers(), dtype=torch.float32, device=device)
+        return centers.reshape(-1, 3)
 
 
 def lift(

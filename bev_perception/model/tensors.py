@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-
-T = TypeVar('T', 'BevInputs', 'BevPrediction')
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,9 +48,3 @@ class BevPrediction:
 
     logits: Tensor
     valid: Tensor
-
-
-def to_device(values: T, device: torch.device) -> T:
-    """Return the same dataclass with every tensor on a device."""
-    moved = {f.name: getattr(values, f.name).to(device) for f in fields(values)}
-    return replace(values, **moved)
