@@ -82,7 +82,7 @@ def _draw_images(figure: Figure, rows: GridSpecFromSubplotSpec, bag: Path, stamp
     images = _images_near(bag, stamp_ns)
     for i, name in enumerate(_LAYOUT):
         ax = figure.add_subplot(rows[i // 3, i % 3])
-        ax.imshow(images[name][::2, ::2])
+        ax.imshow(images[name])
         ax.set_axis_off()
         ax.set_title(name.replace('_', ' '), color=_INK, fontsize=10, pad=3)
 

@@ -123,7 +123,11 @@ install_list ros_build 'ROS 2 interface generators, CMake'
 step tf2_msgs 'tf2_msgs (compiled here)' \
   "$(hash_of requirements/ros.txt requirements/ros_build.txt pip_ros/fix_wheel_paths.cmake pip_ros/tf2_msgs/{CMakeLists.txt,package.xml,msg/TFMessage.msg})" \
   build_tf2_msgs
-[[ $want == dev ]] && install_list dev 'pytest, ruff, mypy, colcon, ...'
+if [[ $want == dev ]]; then
+  install_list dev 'pytest, ruff, mypy, colcon, ...'
+  step nuscenes 'nuscenes-devkit (judges the synthetic data sets in tests)' "$(hash_of requirements/nuscenes.txt)" \
+    pip install --no-deps -r requirements/nuscenes.txt
+fi
 step package 'bev_perception itself (editable)' \
   "$(hash_of setup.py setup.cfg pyproject.toml pip_ros/a0_ros_env.pth pip_ros/install.sh)" \
   install_package

@@ -84,7 +84,7 @@ def test_every_folder_of_modules_is_a_package():
 def test_lists_of_requirements_agree_with_the_constraints():
     def pins(path: Path) -> dict[str, str]:
         lines = [line for line in path.read_text().splitlines() if line and line[0] != '#']
-        pairs = [line.split('==') for line in lines]
+        pairs = [line.split(';')[0].strip().split('==') for line in lines]  # without markers
         return {re.sub(r'\[.*\]', '', n).lower().replace('_', '-'): v for n, v in pairs}
 
     constraints = pins(ROOT / 'requirements' / 'constraints.txt')

@@ -1,7 +1,8 @@
-"""Writes a synthetic drive: a rosbag2 with six cameras, lidar and poses, and the truth beside it.
+"""Writes a synthetic drive: a rosbag2 with cameras, lidar and poses, and the truth beside it.
 
     OUT/bag/        rosbag2, storage mcap
-    OUT/truth.npz   class grids and vehicle boxes at every stamp of the front camera
+    OUT/truth.npz   class grids and objects' boxes at every frame, see `stored_truth`
+    OUT/truth/      semantics/CAMERA/STAMP_NS.png (8 bit) and depth/CAMERA/STAMP_NS.png (16 bit)
     OUT/drive.json  the settings that made it
 
 The same settings give the same bytes, whatever the number of processes. See docs/synthetic.md.
@@ -24,20 +25,22 @@ import numpy as np
 from bev_perception.errors import BagError, ConfigError
 from bev_training.synthetic import bag
 from bev_training.synthetic.frames import frame_count
-from bev_training.synthetic.rig import LIDAR_HZ
-from bev_training.synthetic.settings import DriveConfig
+from bev_training.synthetic.settings import DEPTH_PER_M, IMAGE_TRUTH, DriveConfig
 from bev_training.synthetic.slices import rendered
 from bev_training.synthetic.stored_truth import Truth, load_truth
 from bev_training.synthetic.truth import CLASSES
 
 __all__ = ['DriveConfig', 'DriveSummary', 'Truth', 'load_truth', 'write_drive']
 
+MAX_WORKERS = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class DriveSummary:
-    """What was written: `frames` of all cameras, messages, bytes."""
+    """What was written: `frames` of all cameras, messages, bytes, and the weather."""
 
     path: Path
+    weather: str
     frames: int
     images: int
     sweeps: int
@@ -51,6 +54,7 @@ def write_drive(
     *,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
+    stopped: Callable[[], bool] = bool,
 ) -> DriveSummary:
     """Write a drive into a folder that does not exist yet or is empty.
 
@@ -59,39 +63,67 @@ def write_drive(
         config: the settings.
         workers: processes that render; None takes one per core, up to 16.
         progress: called with the number of frames that were just written.
+        stopped: asked before every frame that this process renders itself.
 
     Raises:
         ConfigError: a setting is out of its range.
         BagError: the folder is not empty or cannot be written.
     """
-    config.world()  # wrong settings fail before anything is written
-    cameras = len(config.rig().cameras)
-    if workers is not None and workers < 1:
-        raise ConfigError(f'workers is {workers}; it must be at least 1')
-    workers = workers or min(16, os.cpu_count() or 1)
-    with _whole_folder(out) as work:
-        with closing(rendered(config, workers)) as slices:  # stops the processes on errors too
-            messages, truth = bag.write(work / 'bag', config, slices, progress)
-        arrays: dict[str, Any] = {'classes': np.array(CLASSES), **truth}
-        np.savez_compressed(work / 'truth.npz', **arrays)
-        frames = frame_count(config.seconds)
-        counts = {'frames': frames, 'sweeps': frame_count(config.seconds, LIDAR_HZ)}
+    workers = worker_count(workers)
+    rig = config.rig_or_default()
+    with whole_folder(out) as work:
+        world = config.world()
+        truth = _image_truth_folders(work, config) if config.image_truth else None
+        slices = rendered(config, world, workers, truth=truth, stopped=stopped)
+        with closing(slices):  # stops the processes on errors too
+            messages, arrays = bag.write(work / 'bag', config, world, slices, progress)
+        stored: dict[str, Any] = {'classes': np.array(CLASSES), **arrays}
+        np.savez_compressed(work / 'truth.npz', **stored)
+        frames = frame_count(config.seconds, rig.camera_hz)
+        counts = {
+            'frames': frames,
+            'images': frames * len(rig.cameras),
+            'sweeps': frame_count(config.seconds, rig.lidar.hz) if rig.lidar else 0,
+            'messages': messages,
+        }
         described = {
             **config.as_json(),
+            'weather': world.conditions.weather,
             **counts,
-            'messages': messages,
             'epoch_ns': config.epoch_ns,
+            'depth_per_m': DEPTH_PER_M,
         }
         (work / 'drive.json').write_text(json.dumps(described, indent=1) + '\n')
         size = sum(path.stat().st_size for path in work.rglob('*') if path.is_file())
-    return DriveSummary(
-        path=out, images=frames * cameras, messages=messages, size_bytes=size, **counts
-    )
+    return DriveSummary(path=out, weather=world.conditions.weather, size_bytes=size, **counts)
+
+
+def worker_count(asked: int | None) -> int:
+    """Return the number of processes to use.
+
+    Raises:
+        ConfigError: less than one.
+    """
+    if asked is not None and asked < 1:
+        raise ConfigError(f'workers is {asked}; it must be at least 1')
+    return asked or min(MAX_WORKERS, os.cpu_count() or 1)
+
+
+def _image_truth_folders(work: Path, config: DriveConfig) -> Path:
+    truth = work / 'truth'
+    for kind in IMAGE_TRUTH:
+        for camera in config.rig_or_default().cameras:
+            (truth / kind / camera.name).mkdir(parents=True)
+    return truth
 
 
 @contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    """Give a temporary sibling of `out` that takes its name at the end, or vanishes."""
+def whole_folder(out: Path) -> Iterator[Path]:
+    """Give a temporary sibling of `out` that takes its name at the end, or vanishes.
+
+    Raises:
+        BagError: `out` is not empty or cannot be written.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BagError(f'{out} exists and is not an empty folder')
     try:

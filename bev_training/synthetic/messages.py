@@ -31,6 +31,11 @@ TF = 'tf2_msgs/msg/TFMessage'
 _POINT_TYPES = {'<f4': 7, '<u2': 4}  # PointField.FLOAT32, UINT16
 
 
+def image_topic(camera: str, *, raw: bool) -> str:
+    """Return the topic of a camera's images."""
+    return f'/camera/{camera}/image_raw' + ('' if raw else '/compressed')
+
+
 def qos(*, reliable: bool, latched: bool = False, depth: int = 5) -> Qos:
     """Return the profile with which a driver offers a topic."""
     forever = QosTime(9223372036, 854775807)
@@ -85,7 +90,11 @@ def raw_image(frame_id: str, stamp_ns: int, image: ImageRgb) -> bytes:
 
 
 def camera_info(frame_id: str, stamp_ns: int, camera: Camera) -> bytes:
-    """Return a sensor_msgs/CameraInfo of an undistorted camera."""
+    """Return a sensor_msgs/CameraInfo of a raw image, with the camera's lens model.
+
+    A pinhole is a plumb_bob lens without coefficients. P is K: what a rectified image would have.
+    """
+    model = 'plumb_bob' if camera.model == 'pinhole' else camera.model
     roi = _make(
         'sensor_msgs/msg/RegionOfInterest',
         x_offset=0, y_offset=0, height=0, width=0, do_rectify=False,
@@ -95,8 +104,8 @@ def camera_info(frame_id: str, stamp_ns: int, camera: Camera) -> bytes:
         header=_header(frame_id, stamp_ns),
         height=camera.size_px[1],
         width=camera.size_px[0],
-        distortion_model='plumb_bob',
-        d=np.zeros(5),
+        distortion_model=model,
+        d=np.array(camera.D, np.float64),
         k=np.array(camera.K).reshape(-1),
         r=np.eye(3).reshape(-1),
         p=np.concatenate([camera.K, np.zeros((3, 1))], 1).reshape(-1),
@@ -117,8 +126,8 @@ def _quaternion(pose: Rigid) -> Any:
     return _make('geometry_msgs/msg/Quaternion', x=x, y=y, z=z, w=w)
 
 
-def transforms(parent: str, stamp_ns: int, children: Mapping[str, Rigid]) -> bytes:
-    """Return a tf2_msgs/TFMessage with `parent_T_child` for every child."""
+def transforms(stamp_ns: int, poses: Mapping[tuple[str, str], Rigid]) -> bytes:
+    """Return a tf2_msgs/TFMessage with `parent_T_child` for every (parent, child)."""
     message = _make(
         TF,
         transforms=[
@@ -132,7 +141,7 @@ def transforms(parent: str, stamp_ns: int, children: Mapping[str, Rigid]) -> byt
                     rotation=_quaternion(pose),
                 ),
             )
-            for child, pose in children.items()
+            for (parent, child), pose in poses.items()
         ],
     )
     return _bytes(message, TF)

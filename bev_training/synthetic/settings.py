@@ -3,49 +3,77 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bev_perception.errors import ConfigError
 from bev_perception.geometry.grid import BevGrid
-from bev_training.synthetic.rig import FULL_SIZE_PX, Rig, nuscenes_rig
-from bev_training.synthetic.world import World, make_world
+from bev_training.synthetic.conditions import WEATHERS
+from bev_training.synthetic.rig import Rig, nuscenes_rig
+from bev_training.synthetic.rig_yaml import rig_as_dict, rig_from_dict
+from bev_training.synthetic.world import World
 
-FORMAT = 1  # of the files; raised also when the same settings give another drive
+FORMAT = 2  # of the files; raised also when the same settings give another drive
+MAX_SECONDS = 300.0
+MAX_SPEED_MPS = 25.0
+MAX_SEED = 2**32 - 1
 MAX_JITTER_S = 0.005
+DEPTH_PER_M = 256  # of the 16-bit depth images, which reach to 256 m
+IMAGE_TRUTH = ('semantics', 'depth')  # folders
+DEFAULT_SIZE_PX = (800, 450)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DriveConfig:
     """What a drive is made from.
 
     Attributes:
         seconds: its length.
-        seed: of the street, the traffic and the motion.
-        speed_mps: of the vehicle.
-        size_px: (width, height) of the images.
+        seed: of traffic, motion and weather, and of the town unless `town_seed` is given.
+        speed_mps: of the vehicle where curves and traffic allow it; 0 stands.
+        size_px: (width, height) of the default rig's images; a given rig has its own.
         raw: sensor_msgs/Image instead of JPEG.
         jitter_s: largest random deviation of an exposure.
         grid: of the truth.
+        weather: one of `conditions.WEATHERS`, or 'any'.
+        town_seed: of the town; None takes the drive's seed.
+        rig: the sensors; None takes `nuscenes_rig(size_px)`.
+        image_truth: whether semantics and depth of every image are written.
     """
 
     seconds: float = 8.0
     seed: int = 0
     speed_mps: float = 8.0
-    size_px: tuple[int, int] = FULL_SIZE_PX
+    size_px: tuple[int, int] = DEFAULT_SIZE_PX
     raw: bool = False
     jitter_s: float = 0.0
     grid: BevGrid = field(default_factory=BevGrid)
+    weather: str = 'any'
+    town_seed: int | None = None
+    rig: Rig | None = None
+    image_truth: bool = True
 
     def __post_init__(self) -> None:
-        """Check what `make_world` and `nuscenes_rig` do not."""
-        for name in ('seconds', 'speed_mps', 'jitter_s'):
-            if not math.isfinite(getattr(self, name)):
-                raise ConfigError(f'{name} is {getattr(self, name)}; it must be a finite number')
+        """Check every value.
+
+        Raises:
+            ConfigError: a value is out of its range.
+        """
+        if not 0 < self.seconds <= MAX_SECONDS:  # false for NaN too
+            raise _out_of_range('seconds', self.seconds, f'(0, {MAX_SECONDS:g}]')
+        if not 0 <= self.speed_mps <= MAX_SPEED_MPS:
+            raise _out_of_range('speed_mps', self.speed_mps, f'[0, {MAX_SPEED_MPS:g}]')
         if not 0 <= self.jitter_s <= MAX_JITTER_S:
-            raise ConfigError(f'jitter_s is {self.jitter_s:g}; it must lie in [0, {MAX_JITTER_S}]')
+            raise _out_of_range('jitter_s', self.jitter_s, f'[0, {MAX_JITTER_S}]')
+        if not 0 <= self.seed <= MAX_SEED:
+            raise _out_of_range('seed', self.seed, f'[0, {MAX_SEED}]')
+        if self.town_seed is not None and not 0 <= self.town_seed <= MAX_SEED:
+            raise _out_of_range('town_seed', self.town_seed, f'[0, {MAX_SEED}]')
+        if self.weather not in ('any', *WEATHERS):
+            known = ', '.join(WEATHERS)
+            raise ConfigError(f'weather is {self.weather!r}; known are any, {known}')
+        self.rig_or_default()
 
     @property
     def epoch_ns(self) -> int:
@@ -57,31 +85,60 @@ class DriveConfig:
         return self.epoch_ns + round(time_s * 1e9)
 
     def world(self) -> World:
-        """Return the street of this drive."""
-        return make_world(seed=self.seed, seconds=self.seconds, speed_mps=self.speed_mps)
+        """Return the town of this drive with everything in it; takes seconds."""
+        from bev_training.synthetic.make_world import make_world
 
-    def rig(self) -> Rig:
+        return make_world(
+            seed=self.seed,
+            seconds=self.seconds,
+            speed_mps=self.speed_mps,
+            weather=self.weather,
+            town_seed=self.town_seed,
+        )
+
+    def rig_or_default(self) -> Rig:
         """Return the sensors of this drive."""
-        return nuscenes_rig(self.size_px)
+        return self.rig or nuscenes_rig(self.size_px)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the settings as drive.json holds them."""
-        return {
-            'format': FORMAT,
-            'rig': 'nuscenes',
-            'settings': json.loads(json.dumps(asdict(self))),
+        """Return the settings as drive.json holds them: with the rig in full."""
+        settings = {
+            'seconds': self.seconds,
+            'seed': self.seed,
+            'speed_mps': self.speed_mps,
+            'size_px': self.size_px,
+            'raw': self.raw,
+            'jitter_s': self.jitter_s,
+            'grid': asdict(self.grid),
+            'weather': self.weather,
+            'town_seed': self.town_seed,
+            'image_truth': self.image_truth,
         }
+        described = {
+            'format': FORMAT,
+            'settings': settings,
+            'rig': rig_as_dict(self.rig_or_default()),
+        }
+        parsed: dict[str, Any] = json.loads(json.dumps(described))
+        return parsed
 
     @classmethod
     def from_json(cls, described: dict[str, Any]) -> DriveConfig:
-        """Return the settings that drive.json holds; undoes `as_json`."""
-        settings = dict(described['settings'])
-        grid: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in settings['grid'].items()
-        }
-        settings['size_px'] = tuple(settings['size_px'])
-        settings['grid'] = BevGrid(**grid)
-        return cls(**settings)
+        """Return the settings that drive.json holds; undoes `as_json`, the rig always given.
+
+        Raises:
+            ConfigError: a field is missing, unknown or out of its range.
+        """
+        try:
+            settings = dict(described['settings'])
+            grid: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in settings['grid'].items()
+            }
+            settings['size_px'] = tuple(settings['size_px'])
+            settings['grid'] = BevGrid(**grid)
+            return cls(**settings, rig=rig_from_dict(described['rig'], 'drive.json'))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f'drive.json: {type(error).__name__} {error}') from error
 
     def is_of(self, drive: Path) -> bool:
         """Whether a folder holds a whole drive that was made from these settings."""
@@ -92,3 +149,7 @@ class DriveConfig:
         return isinstance(found, dict) and all(
             found.get(k) == v for k, v in self.as_json().items()
         )
+
+
+def _out_of_range(name: str, value: float, allowed: str) -> ConfigError:
+    return ConfigError(f'{name} is {value:g}; it must lie in {allowed}')

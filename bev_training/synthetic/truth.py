@@ -1,91 +1,165 @@
-"""Class grids of the world: which cells are road, lane divider or vehicle.
+"""Class grids of the world: which cells are road, sidewalk, lane divider or vehicle.
 
-A cell belongs to a class if its centre lies inside one of the class's polygons. What the sensors
-cannot see counts too.
+A cell belongs to a class if its centre lies inside one of the class's polygons, or near enough to
+one of its lines. What the sensors cannot see counts too.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
+import shapely
 
 from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
-from bev_perception.shapes import AnyArray, Array, Mask, Rigid
-from bev_training.synthetic.world import World
+from bev_perception.shapes import AnyArray, Array, Index, Mask, Rigid
+from bev_training.synthetic.categories import OBJECTS, VEHICLES
+from bev_training.synthetic.rasterise import filled, near_lines
+from bev_training.synthetic.town.town import Town
+from bev_training.synthetic.world import Boxes, World
 
-CLASSES = ('drivable_area', 'lane_divider', 'vehicle')
+CLASSES = (
+    'drivable_area', 'walkway', 'ped_crossing', 'carpark_area', 'road_divider', 'lane_divider',
+    'road_boundary', 'vehicle', 'pedestrian',
+)  # fmt: skip
+_AREAS = ('drivable_area', 'walkway', 'ped_crossing', 'carpark_area')
+_LINES = ('road_divider', 'lane_divider', 'road_boundary')
+_PIECE_M = 1.0  # lines are cut into pieces of at most this length
 
 
-def divider_half_width_m(grid: BevGrid) -> float:
-    """Return how far from a divider a cell's centre may lie: paint is thinner than cells."""
+def line_half_width_m(grid: BevGrid) -> float:
+    """Return how far from a line a cell's centre may lie: paint is thinner than cells."""
     return max(0.3, 0.6 * grid.cell_m)
 
 
-def class_grids(world: World, grid: BevGrid, odom_T_base: Rigid, time_s: float) -> AnyArray:
+def class_grids(
+    world: World, grid: BevGrid, time_s: float, *, ego_T_grid: Rigid | None = None
+) -> AnyArray:
     """Return (C, Y, X) uint8 0/1 in the order of CLASSES.
 
-    Cells are in the gravity-aligned ego frame: the origin of base, x its heading in the
-    horizontal plane, z up.
+    Args:
+        world: what is there.
+        grid: in the gravity-aligned ego frame: the origin of base, x its heading in the
+            horizontal plane, z up.
+        time_s: when.
+        ego_T_grid: moves the grid, such as a turn about z for augmentation.
     """
-    polygons = class_polygons(world, grid, odom_T_base, time_s)
-    return np.stack([rasterise(polygons[name], grid) for name in CLASSES]).astype(np.uint8)
+    map_T_ego = ego_pose(world, time_s)
+    if ego_T_grid is not None:
+        map_T_ego = map_T_ego @ ego_T_grid
+    turn, shift = map_T_ego[:2, :2], map_T_ego[:2, 3]
+    town = _outlined(world.town)
+    boxes = world.boxes(time_s)
+    corners = footprints(boxes)
+    vehicle = np.isin(boxes.category, [OBJECTS.index(name) for name in VEHICLES])
+    pedestrian = boxes.category == OBJECTS.index('pedestrian')
+    edges, layer = [town.edges], [town.edge_layer]
+    for name, which in (('vehicle', vehicle), ('pedestrian', pedestrian)):
+        sides = np.stack([corners[which], np.roll(corners[which], -1, axis=1)], axis=2)
+        edges.append(sides.reshape(-1, 2, 2))
+        layer.append(np.full(len(edges[-1]), CLASSES.index(name)))
+
+    def in_ego(segments: Array) -> Array:  # one large product: many small ones are slow
+        points: Array = (segments.reshape(-1, 2) - shift) @ turn
+        return points.reshape(-1, 2, 2)
+
+    every_edge = in_ego(np.concatenate(edges))
+    inside = filled(every_edge, np.concatenate(layer), len(CLASSES), grid)
+    inside |= near_lines(
+        in_ego(town.pieces),
+        town.piece_ends,
+        town.piece_layer,
+        len(CLASSES),
+        line_half_width_m(grid),
+        grid,
+    )
+    return inside.astype(np.uint8)
 
 
-def class_polygons(
-    world: World, grid: BevGrid, odom_T_base: Rigid, time_s: float
-) -> dict[str, list[Array]]:
-    """Return the polygons (M, 2) of every class, metres, gravity-aligned ego frame."""
-    ego_T_odom = rigid.inverse(odom_T_base @ rigid.level(odom_T_base))
-    turn, shift = ego_T_odom[:2, :2], ego_T_odom[:2, 3]
-    half = divider_half_width_m(grid)
-    in_odom = {
-        'drivable_area': list(world.roads),
-        'lane_divider': [band(line, half) for line in world.dividers],
-        'vehicle': [footprint(box) for box in world.vehicles(time_s)],
+def ego_pose(world: World, time_s: float) -> Rigid:
+    """Return map_T_ego of the gravity-aligned ego frame."""
+    map_T_base = world.map_T_base(time_s)
+    return np.asarray(map_T_base @ rigid.level(map_T_base))
+
+
+def footprints(boxes: Boxes) -> Array:
+    """Return (B, 4, 2): the boxes' bottoms seen from above, map, counter-clockwise."""
+    signs = np.array([(1, -1, -1), (1, 1, -1), (-1, 1, -1), (-1, -1, -1)]) / 2
+    corners = signs * boxes.size_m[:, None, :]
+    return rigid.transform_points(boxes.map_T_box, corners)[..., :2]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Outlined:
+    """A town's areas and lines as flat arrays in the map.
+
+    Attributes:
+        edges: (E, 2, 2) of areas; outlines counter-clockwise, holes clockwise.
+        edge_layer: (E,) positions in CLASSES.
+        pieces: (P, 2, 2) of lines.
+        piece_ends: (P, 2) whether the line ends there.
+        piece_layer: (P,) positions in CLASSES.
+    """
+
+    edges: Array
+    edge_layer: Index
+    pieces: Array
+    piece_ends: Mask
+    piece_layer: Index
+
+
+@lru_cache(maxsize=4)
+def _outlined(town: Town) -> _Outlined:
+    areas: dict[str, list[Any]] = {
+        'drivable_area': list(town.drivable_area.geoms),
+        'walkway': list(town.walkway.geoms),
+        'ped_crossing': list(town.crossings),
+        'carpark_area': list(town.carparks),
     }
-    return {name: [p @ turn.T + shift for p in shapes] for name, shapes in in_odom.items()}
+    lines = {
+        'road_divider': town.road_dividers,
+        'lane_divider': town.lane_dividers,
+        'road_boundary': town.road_boundaries,
+    }
+    edges, edge_layer = [np.zeros((0, 2, 2))], [np.zeros(0, np.int64)]
+    for name in _AREAS:
+        for polygon in areas[name]:
+            oriented = shapely.orient_polygons(polygon)
+            for ring in (oriented.exterior, *oriented.interiors):
+                points = np.asarray(ring.coords)[:, :2]
+                edges.append(np.stack([points[:-1], points[1:]], 1))
+                edge_layer.append(np.full(len(points) - 1, CLASSES.index(name)))
+    pieces, ends, piece_layer = [np.zeros((0, 2, 2))], [np.zeros((0, 2), bool)], [np.zeros(0, int)]
+    for name in _LINES:
+        for line in lines[name]:
+            cut = _cut(np.asarray(line, float))
+            if len(cut) < 2:
+                continue
+            pieces.append(np.stack([cut[:-1], cut[1:]], 1))
+            end = np.zeros((len(cut) - 1, 2), bool)
+            if np.linalg.norm(cut[0] - cut[-1]) > 1e-6:
+                end[0, 0] = end[-1, 1] = True
+            ends.append(end)
+            piece_layer.append(np.full(len(end), CLASSES.index(name)))
+    return _Outlined(
+        edges=np.concatenate(edges),
+        edge_layer=np.concatenate(edge_layer),
+        pieces=np.concatenate(pieces),
+        piece_ends=np.concatenate(ends),
+        piece_layer=np.concatenate(piece_layer),
+    )
 
 
-def footprint(box: Array) -> Array:
-    """Return the rectangle (4, 2) below a box x, y, z, length, width, height, yaw."""
-    x, y, _, length, width, _, yaw = box
-    c, s = np.cos(yaw), np.sin(yaw)
-    corners = np.array([(1, -1), (1, 1), (-1, 1), (-1, -1)]) * (length / 2, width / 2)
-    return corners @ np.array([[c, s], [-s, c]]) + (x, y)
-
-
-def band(line: Array, half_width_m: float) -> Array:
-    """Return the polygon of a line (M, 2) drawn this wide, with mitred corners and flat ends."""
-    along = np.diff(line, axis=0)
-    along /= np.linalg.norm(along, axis=1, keepdims=True)
-    normals = np.stack([-along[:, 1], along[:, 0]], -1)
-    before = np.concatenate([normals[:1], normals])
-    after = np.concatenate([normals, normals[-1:]])
-    side = half_width_m * (before + after) / (1 + (before * after).sum(1))[:, None]
-    return np.concatenate([line - side, (line + side)[::-1]])
-
-
-def rasterise(polygons: list[Array], grid: BevGrid) -> Mask:
-    """Return (Y, X): whether a cell's centre lies inside any of the polygons (M, 2).
-
-    Each row of cells is cut with the polygon's edges; between an odd and an even cut it is inside.
-    """
-    _, rows, columns = grid.shape
-    inside = np.zeros((rows, columns), bool)
-    low = np.array([grid.x_range_m[0], grid.y_range_m[0]])
-    for polygon in polygons:
-        cells = (polygon - low) / grid.cell_m - 0.5  # centres are integers
-        if (cells.max(0) < 0).any() or (cells.min(0) > (columns, rows)).any():
-            continue
-        (x0, y0), (x1, y1) = cells.T, np.roll(cells, -1, axis=0).T
-        first = np.clip(np.ceil(np.minimum(y0, y1)), 0, rows).astype(int)
-        last = np.clip(np.ceil(np.maximum(y0, y1)), 0, rows).astype(int)  # upper end not included
-        edge = np.repeat(np.arange(len(cells)), last - first)
-        start = np.concatenate([[0], np.cumsum(last - first)[:-1]])
-        row = np.arange(len(edge)) - start[edge] + first[edge]
-        cut = x0[edge] + (row - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
-        column = np.clip(np.ceil(cut), 0, columns).astype(int)
-        cuts = np.zeros((rows, columns + 1), int)
-        np.add.at(cuts, (row, column), 1)
-        inside |= (cuts.cumsum(1)[:, :columns] & 1).astype(bool)
-    return inside
+def _cut(line: Array) -> Array:
+    """Return a line (M, 2) with additional points, so that no piece is longer than _PIECE_M."""
+    gaps = np.linalg.norm(np.diff(line, axis=0), axis=1)
+    line, gaps = line[np.concatenate([[True], gaps > 1e-9])], gaps[gaps > 1e-9]
+    parts = np.maximum(np.ceil(gaps / _PIECE_M - 1e-9), 1).astype(int)
+    piece = np.repeat(np.arange(len(gaps)), parts)
+    start = np.cumsum(parts) - parts
+    share = (np.arange(len(piece)) - start[piece]) / parts[piece]
+    points = line[:-1][piece] + share[:, None] * np.diff(line, axis=0)[piece]
+    return np.concatenate([points, line[-1:]])

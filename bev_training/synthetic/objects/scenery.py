@@ -1,0 +1,206 @@
+"""What stands in a town whoever drives through it: buildings, trees, lamps, signs, signals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from shapely import Polygon, STRtree
+
+from bev_perception.shapes import Array, Rigid
+from bev_training.synthetic.objects import buildings, street
+from bev_training.synthetic.objects.mesh import Mesh
+from bev_training.synthetic.objects.motion import resampled
+from bev_training.synthetic.objects.style import Style
+from bev_training.synthetic.town.terrain import Terrain
+from bev_training.synthetic.town.town import Road, Town
+
+_TREES = 14  # different ones; they are used again at other sizes of rotation
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Standing:
+    """A thing that never moves: its category, mesh and map_T_thing."""
+
+    category: str
+    mesh: Mesh
+    map_T_thing: Rigid
+
+
+def make_scenery(rng: np.random.Generator, town: Town, style: Style) -> tuple[Standing, ...]:
+    """Return the scenery of a town, along all of its roads."""
+    walk_m = _sidewalk_width(town)
+    houses, footprints = _buildings(rng, town, style, walk_m)
+    free = shapely.difference(town.land, shapely.unary_union(footprints).buffer(1.5))
+    return (*houses, *_trees(rng, town, style, free, walk_m), *_poles(rng, town, walk_m))
+
+
+def _sidewalk_width(town: Town) -> float:
+    """Return the width of the sidewalks: area over half of the outline is near enough."""
+    return float(np.clip(2 * town.walkway.area / max(town.walkway.length, 1), 1.5, 4))
+
+
+def side_line(road: Road, left: bool, beyond_kerb_m: float) -> tuple[Array, Array]:
+    """Return points (N, 2) along a road's side, 0.25 m apart, and the headings (N,) there.
+
+    Args:
+        road: the road.
+        left: which side of its centre line.
+        beyond_kerb_m: distance outwards from the kerb.
+    """
+    path, yaw = resampled(road.line)
+    away = road.half_width_m[0 if left else 1] + beyond_kerb_m
+    normal = np.stack([-np.sin(yaw), np.cos(yaw)], -1) * (away if left else -away)
+    return path + normal, yaw
+
+
+def rectangle(x: float, y: float, yaw: float, length: float, width: float) -> Polygon:
+    """Return the polygon of a rectangle around (x, y), its length along yaw."""
+    c, s = np.cos(yaw), np.sin(yaw)
+    corners = np.array([(1, -1), (1, 1), (-1, 1), (-1, -1)]) * (length / 2, width / 2)
+    return Polygon(corners @ np.array([[c, s], [-s, c]]) + (x, y))
+
+
+def _buildings(
+    rng: np.random.Generator, town: Town, style: Style, walk_m: float
+) -> tuple[list[Standing], list[Polygon]]:
+    """Line the streets with buildings, each facing its street."""
+    placed: list[Standing] = []
+    footprints: list[Polygon] = []
+    middles: list[Array] = []
+    land = town.land.buffer(0)
+    shapely.prepare(land)
+    park = rng.random(len(town.roads)) < 0.12  # a side without buildings
+    setback, gap = rng.uniform(0.8, 6.0), rng.uniform(0.5, 9.0)
+    for number, road in enumerate(town.roads):
+        for left in (True, False):
+            if park[number]:
+                continue
+            path, yaw = side_line(road, left, walk_m)
+            step = round(1 / 0.25)
+            at = int(rng.uniform(2, 8)) * step
+            while at < len(path):
+                length, depth = rng.uniform(9, 26), rng.uniform(9, 16)
+                middle = at + int(length / 2) * step
+                if middle >= len(path):
+                    break
+                back = setback + rng.uniform(0, 1.5)
+                for scale in (1.0, 0.8, 0.62):  # smaller where the full one does not fit
+                    a, b = length * scale, depth * scale
+                    heading = yaw[middle]
+                    out = np.array([-np.sin(heading), np.cos(heading)]) * (1 if left else -1)
+                    middle_xy = path[middle] + out * (back + b / 2)
+                    x, y = middle_xy.tolist()
+                    # local -y looks at the street
+                    facing = heading if left else heading + np.pi
+                    outline = rectangle(x, y, facing, a, b)
+                    if land.contains(outline) and not any(
+                        outline.distance(other) < 0.4
+                        for other in _near(footprints, middles, middle_xy)
+                    ):
+                        mesh = buildings.building(rng, a, b, style)
+                        pose = _sunk(town.terrain, outline, (x, y), facing)
+                        placed.append(Standing(category='building', mesh=mesh, map_T_thing=pose))
+                        footprints.append(outline)
+                        middles.append(middle_xy)
+                        break
+                at += int(length + gap * rng.uniform(0.4, 1.6)) * step
+    return placed, footprints
+
+
+def _near(outlines: list[Polygon], middles: list[Array], xy: Array) -> list[Polygon]:
+    """Return the outlines whose middle lies within 40 m of a point; none is larger."""
+    if not middles:
+        return []
+    near = np.abs(np.array(middles) - xy).max(1) < 40
+    return [outlines[i] for i in np.flatnonzero(near)]
+
+
+def _sunk(terrain: Terrain, outline: Polygon, xy: tuple[float, float], yaw: float) -> Rigid:
+    """Return an upright pose so low that no corner hangs over a slope."""
+    pose = terrain.pose(xy, yaw, upright=True)
+    corners = np.asarray(outline.exterior.coords)[:4, :2]
+    pose[2, 3] = float(terrain.height_m(corners).min()) - 0.05
+    return pose
+
+
+def _trees(
+    rng: np.random.Generator, town: Town, style: Style, free: shapely.Geometry, walk_m: float
+) -> list[Standing]:
+    """Plant trees beside the sidewalks and in what is left of the blocks."""
+    kinds = [street.tree(rng, style) for _ in range(_TREES)]
+    spots: list[Array] = []
+    spacing, present = rng.uniform(8, 16), rng.uniform(0.25, 0.9)
+    for road in town.roads:
+        for left in (True, False):
+            path, _ = side_line(road, left, walk_m + 1.0)
+            for at in np.arange(rng.uniform(2, 8), len(path) * 0.25 - 2, spacing):
+                if rng.random() < present:
+                    spots.append(path[round(at / 0.25)] + rng.uniform(-0.5, 0.5, 2))
+    minx, miny, maxx, maxy = town.land.bounds
+    count = int(town.land.area / rng.uniform(150, 420))
+    spots += list(rng.uniform((minx, miny), (maxx, maxy), (count, 2)))
+    points = np.array(spots)
+    inside = shapely.contains_xy(free, points[:, 0], points[:, 1])
+    trees = []
+    for (x, y), yaw, kind in zip(
+        points[inside], rng.uniform(0, 2 * np.pi, inside.sum()),
+        rng.integers(0, _TREES, inside.sum()), strict=True,
+    ):  # fmt: skip
+        pose = town.terrain.pose((x, y), yaw, upright=True)
+        trees.append(Standing(category='vegetation', mesh=kinds[kind], map_T_thing=pose))
+    return trees
+
+
+def _poles(rng: np.random.Generator, town: Town, walk_m: float) -> list[Standing]:
+    """Put lamps along the kerbs, signals at the stop lines, signs here and there."""
+    lamp, light = street.lamp_post(rng), street.traffic_light(rng)
+    signs = [street.sign_post(rng) for _ in range(4)]
+    spacing = rng.uniform(22, 38)
+    poles = []
+    blocked = STRtree([*town.crossings, town.drivable_area])
+
+    def put(mesh: Mesh, foot: Array, yaw: float, middle: Array | None = None) -> None:
+        if len(blocked.query(shapely.Point(foot), predicate='intersects')):
+            return
+        pose = town.terrain.pose(foot if middle is None else middle, yaw, upright=True)
+        pose[2, 3] = town.terrain.height_m(foot)
+        poles.append(Standing(category='pole', mesh=mesh, map_T_thing=pose))
+
+    for number, road in enumerate(town.roads):
+        for left in (True, False):
+            path, yaw = side_line(road, left, 0.45)
+            first = spacing * (0.25 if left == (number % 2 == 0) else 0.75)
+            for at in np.arange(first, len(path) * 0.25 - 3, spacing):
+                i = round(at / 0.25)
+                # the arm reaches along local +y, over the road; the pole is at its other end
+                toward = yaw[i] + (np.pi if left else 0.0)
+                over = (lamp.size_m[1] / 2 - 0.1) * np.array([-np.sin(toward), np.cos(toward)])
+                put(lamp, path[i], toward, path[i] + over)
+            if rng.random() < 0.6 and len(path) > 80:
+                i = int(rng.integers(30, len(path) - 30))
+                put(signs[int(rng.integers(4))], path[i], yaw[i] + (np.pi if left else 0.0))
+    for line in town.stop_lines:
+        found = _beside(line, town)
+        if found is not None:
+            put(light, *found)
+    return poles
+
+
+def _beside(stop_line: Polygon, town: Town) -> tuple[Array, float] | None:
+    """Return where the signal of a stop line stands (2,), and the heading of who reads it."""
+    middle = np.asarray(stop_line.centroid.coords)[0]
+    for lane in town.lanes:
+        end, before = lane.line[-1], lane.line[-2]
+        if lane.road < 0 or np.abs(end - middle).max() > 12:
+            continue
+        ahead = (end - before) / np.linalg.norm(end - before)
+        right = np.array([ahead[1], -ahead[0]])
+        if abs((middle - end) @ ahead) > 8 or abs((middle - end) @ right) > 5:
+            continue
+        road = town.roads[lane.road]
+        nearest = road.line[np.linalg.norm(road.line - middle, axis=1).argmin()]
+        foot = nearest + right * (max(road.half_width_m) + 0.4)
+        return foot, float(np.arctan2(ahead[1], ahead[0]))
+    return None
