@@ -76,7 +76,7 @@ def drive_along(line: npt.ArrayLike, speed_mps: float, seconds: float, start_m: 
             reachable = np.sqrt(speed[i + before] ** 2 + 2 * ahead * STEP_M)
             speed[i] = min(speed[i], reachable)
     clock = np.concatenate([[0], np.cumsum(STEP_M / ((speed[1:] + speed[:-1]) / 2))])
-    knots: Array = np.arange(len(path)) * STEP_M
+    knots = np.asarray(np.arange(len(path)) * STEP_M, np.float64)
     clock -= np.interp(start_m, knots, clock)
     if clock[0] > -1 or clock[-1] < seconds + 1:
         raise ValueError('the line is too short for the time')

@@ -1,0 +1,163 @@
+"""Writes a data set in nuScenes' format.
+
+    OUT/v1.0-mini/*.json (or v1.0-trainval)  the tables, and splits.json
+    OUT/samples, OUT/sweeps                  images and lidar sweeps, a folder per channel
+    OUT/maps                                 drivable area as pictures, and the map expansion
+
+The same settings give the same bytes, whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+from bev_perception.errors import BevError
+from bev_training.synthetic.drive import whole_folder, worker_count
+from bev_training.synthetic.nuscenes_format.config import (
+    TRAIN,
+    VAL,
+    NuscenesConfig,
+    NuscenesSummary,
+    ScenePlan,
+    plan_scenes,
+)
+from bev_training.synthetic.nuscenes_format.scene import SceneWriter
+from bev_training.synthetic.nuscenes_format.schedule import channels, plan_shots
+from bev_training.synthetic.nuscenes_format.tables import (
+    Record,
+    Tables,
+    dumped,
+    fixed_tables,
+    merge,
+    write_tables,
+)
+from bev_training.synthetic.slices import be_worker
+
+_LOOK_S = 0.2  # how often the processes' progress is collected
+
+
+def write_nuscenes(
+    out: Path,
+    config: NuscenesConfig,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> NuscenesSummary:
+    """Write a data set into a folder that does not exist yet or is empty.
+
+    Args:
+        out: the folder. It appears whole at the end, or not at all.
+        config: the settings.
+        workers: processes, each of which writes whole scenes (a single scene: threads); None
+            takes one per core, up to 16.
+        progress: called with the number of samples that were just written.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+        BagError: the folder is not empty or cannot be written.
+    """
+    workers = worker_count(workers)
+    plans = plan_scenes(config)
+    rig = config.rig_or_default()
+    plan_shots(rig, config.seconds)  # a rig that does not fit fails before anything is written
+    report = progress or (lambda samples: None)
+    with whole_folder(out) as work:
+        tables: Tables = fixed_tables(config.seed, channels(rig))
+        for scene_tables in _written(work, config, plans, workers, report):
+            merge(tables, scene_tables)
+        tables['map'] = _joined_maps(tables['map'])
+        folder = work / config.version
+        folder.mkdir()
+        write_tables(folder, tables)
+        splits = {
+            split: [plan.name for plan in plans if plan.split == split] for split in (TRAIN, VAL)
+        }
+        (folder / 'splits.json').write_text(dumped(splits))
+        size = sum(path.stat().st_size for path in work.rglob('*') if path.is_file())
+    images = sum(record['fileformat'] == 'jpg' for record in tables['sample_data'])
+    return NuscenesSummary(
+        path=out,
+        version=config.version,
+        scenes=len(plans),
+        samples=len(tables['sample']),
+        images=images,
+        sweeps=len(tables['sample_data']) - images,
+        annotations=len(tables['sample_annotation']),
+        size_bytes=size,
+    )
+
+
+def _written(
+    work: Path,
+    config: NuscenesConfig,
+    plans: tuple[ScenePlan, ...],
+    workers: int,
+    report: Callable[[int], None],
+) -> Iterator[Tables]:
+    """Yield the tables of the scenes in order, in this process or from several."""
+    if min(workers, len(plans)) < 2:
+        for plan in plans:
+            yield SceneWriter(work, config, plan).write(lambda: report(1), threads=workers)
+        return
+    context = multiprocessing.get_context('spawn')  # safe beside the caller's threads
+    stop, samples = context.Event(), context.Value('q', 0)
+    pool = ProcessPoolExecutor(
+        min(workers, len(plans)),
+        mp_context=context,
+        initializer=_start,
+        initargs=(work, config, stop, samples),
+    )
+    shown = 0
+    try:
+        futures = [pool.submit(_write, plan) for plan in plans]
+        waiting = set(futures)
+        while waiting:
+            done, waiting = wait(waiting, timeout=_LOOK_S, return_when=FIRST_EXCEPTION)
+            now = samples.value
+            if now > shown:
+                report(now - shown)
+                shown = now
+            for future in done:
+                future.result()  # raises what went wrong there
+        yield from (future.result() for future in futures)
+    except BrokenProcessPool as error:
+        raise BevError('a rendering process died; is there enough memory?') from error
+    finally:
+        stop.set()  # nobody waits for scenes that are half done
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_job: tuple[Path, NuscenesConfig, Event, Any]  # of this process
+
+
+def _start(work: Path, config: NuscenesConfig, stop: Event, samples: Any) -> None:
+    global _job
+    be_worker()
+    _job = work, config, stop, samples
+
+
+def _write(plan: ScenePlan) -> Tables:
+    work, config, stop, samples = _job
+
+    def count() -> None:
+        with samples.get_lock():
+            samples.value += 1
+
+    return SceneWriter(work, config, plan).write(count, stop.is_set)
+
+
+def _joined_maps(records: list[Record]) -> list[Record]:
+    """Return one record per map, with the logs of all scenes in it."""
+    joined: dict[str, Record] = {}
+    for record in records:
+        if record['token'] in joined:
+            joined[record['token']]['log_tokens'] += record['log_tokens']
+        else:
+            joined[record['token']] = {**record, 'log_tokens': list(record['log_tokens'])}
+    return list(joined.values())
