@@ -131,8 +131,8 @@ def _sheet(title: str, rows: list[_Row], truths: dict[str, tuple[AnyArray, AnyAr
 
 def _draw_row(figure: Figure, line: SubplotSpec, row: _Row) -> None:
     shown, grid = row.shown, row.truth.config.grid
-    outer = line.subgridspec(2, 1, height_ratios=(0.07, 0.93), hspace=0.02)
-    _blank(figure, outer[0]).text(0, 0.4, row.title, color=_INK, fontsize=12, va='center')
+    outer = line.subgridspec(2, 1, height_ratios=(0.1, 0.9), hspace=0.02)
+    _blank(figure, outer[0]).text(0, 0.62, row.title, color=_INK, fontsize=12, va='center')
     panels = 2 if shown.points_ego is not None else 1
     cells = outer[1].subgridspec(1, 1 + panels, width_ratios=(2.85, *[1] * panels), wspace=0.03)
     columns = ceil(len(shown.images) / 2)
