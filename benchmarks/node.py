@@ -37,6 +37,7 @@ from bev_training.synthetic.settings import DriveConfig
 
 ROUNDS = 3
 SECONDS = 3.0
+SIZE_PX = (1600, 900)  # as nuScenes
 TIMES = 3  # the bag is played this often a round
 STAGES = ('tf', 'decode', 'prepare', 'infer', 'publish', 'latency')
 
@@ -101,7 +102,9 @@ def streams(folder: Path) -> None:
     bags = {}
     for transport in ('compressed', 'raw'):
         bags[transport] = folder / transport
-        write_drive(bags[transport], DriveConfig(seconds=SECONDS, raw=transport == 'raw'))
+        raw = transport == 'raw'
+        config = DriveConfig(seconds=SECONDS, size_px=SIZE_PX, raw=raw, image_truth=False)
+        write_drive(bags[transport], config)
     node = rclpy.create_node('benchmark')
     rows: dict[str, list[dict[str, float]]] = {t: [] for t in bags}
     for _ in range(ROUNDS):

@@ -43,7 +43,7 @@ from bev_training.synthetic.rig import nuscenes_rig
 from bev_training.synthetic.truth import CLASSES, class_grids, ego_pose
 
 SECONDS = 12.0  # of every drive
-PER_DRIVE = 5  # frames
+PER_DRIVE = 6  # frames
 SIZE_PX = (640, 360)  # as the demo's drive
 VALIDATION_SEED = 900_000
 VALIDATION_DRIVES = 8

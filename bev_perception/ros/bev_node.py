@@ -252,7 +252,7 @@ def _weights(name: str) -> Path:
     if not name:
         raise ConfigError(
             f'checkpoint is empty; give the path of a .safetensors file, or {SHIPPED_WEIGHTS} '
-            '(shipped with this package, trained on synthetic streets only)'
+            '(shipped with this package, trained on synthetic towns only)'
         )
     path = Path(name).expanduser()
     if path.exists() or path.parent != Path():

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import numpy as np
 
-from bev_perception.errors import ConfigError
 from bev_training.synthetic.conditions import draw_conditions
+from bev_training.synthetic.limits import check_drive, check_seed
 from bev_training.synthetic.objects.motion import Motion, drive_along
 from bev_training.synthetic.objects.placing import Placing
 from bev_training.synthetic.objects.scenery import make_scenery
 from bev_training.synthetic.objects.style import Style, draw_style
-from bev_training.synthetic.objects.traffic import length_of, walk_lanes
+from bev_training.synthetic.objects.traffic import Occupied, length_of, walk_lanes
+from bev_training.synthetic.rig import Vehicle
 from bev_training.synthetic.town.make import make_town
 from bev_training.synthetic.town.town import Color, Town
 from bev_training.synthetic.world import Actor, Palette, World
 
-MAX_SPEED_MPS = 25.0
-MAX_SECONDS = 300.0
+# Streams of random numbers; `make_town` takes (seed, 0) to (seed, 3).
+_WEATHER, _DRIVE, _LOOK = 11, 12, 13
 
 
 def make_world(
@@ -29,6 +29,7 @@ def make_world(
     speed_mps: float = 8.0,
     weather: str = 'any',
     town_seed: int | None = None,
+    vehicle: Vehicle | None = None,
 ) -> World:
     """Build the world of a drive.
 
@@ -38,23 +39,24 @@ def make_world(
         speed_mps: of the vehicle, where curves allow it; 0 stands still.
         weather: one of `conditions.WEATHERS`, or 'any' to draw one.
         town_seed: of map, buildings and trees: drives with the same one are in the same town.
+        vehicle: what others keep away from; None takes a car.
 
     Raises:
         ConfigError: a value is out of its range.
     """
     town_seed = seed if town_seed is None else town_seed
-    for name, value in (('seed', seed), ('town_seed', town_seed)):
-        if not 0 <= value < 2**32:
-            raise ConfigError(f'{name} is {value}; it must lie in 0..{2**32 - 1}')
-    if not (math.isfinite(seconds) and 0 < seconds <= MAX_SECONDS):
-        raise ConfigError(f'seconds is {seconds:g}; it must lie in (0, {MAX_SECONDS:g}]')
-    if not (math.isfinite(speed_mps) and 0 <= speed_mps <= MAX_SPEED_MPS):
-        raise ConfigError(f'speed_mps is {speed_mps:g}; it must lie in [0, {MAX_SPEED_MPS:g}]')
-    light = draw_conditions(np.random.default_rng((seed, 1)), weather)
+    check_seed('seed', seed)
+    check_seed('town_seed', town_seed)
+    check_drive(seconds=seconds, speed_mps=speed_mps, weather=weather)
+    light = draw_conditions(np.random.default_rng((seed, _WEATHER)), weather)
     town, style, palette, scenery = _town_with_scenery(town_seed)
-    rng = np.random.default_rng((seed, 2))
+    rng = np.random.default_rng((seed, _DRIVE))
     ego = _way(rng, town, seconds, speed_mps)
-    placing = Placing(rng, town, style, ego, seconds)
+    vehicle = vehicle or Vehicle()
+    length, width, _ = vehicle.size_m
+    middle = length / 2 - vehicle.rear_overhang_m
+    placing = Placing(rng, town, style, Occupied(seconds, ego, (length, width, middle)))
+    placing.waiting(share=float(rng.uniform(0.1, 0.45)))
     placing.traffic(per_km=float(rng.uniform(16, 45)), speed_mps=float(rng.uniform(6, 12)))
     placing.parked(share=float(rng.uniform(0.35, 0.9)))
     placing.walkers(per_km=float(rng.uniform(8, 45)))
@@ -76,12 +78,9 @@ def make_world(
 @lru_cache(maxsize=2)  # drives in one town follow each other
 def _town_with_scenery(seed: int) -> tuple[Town, Style, Palette, tuple[Actor, ...]]:
     town = make_town(seed)
-    rng = np.random.default_rng((seed, 3))
+    rng = np.random.default_rng((seed, _LOOK))
     style, palette = draw_style(rng), _palette(rng)
-    scenery = tuple(
-        Actor(category=thing.category, mesh=thing.mesh, map_T_actor=thing.map_T_thing)
-        for thing in make_scenery(rng, town, style)
-    )
+    scenery = make_scenery(rng, town, style)
     return town, style, palette, scenery
 
 

@@ -9,15 +9,12 @@ from typing import Any
 
 from bev_perception.errors import ConfigError
 from bev_perception.geometry.grid import BevGrid
-from bev_training.synthetic.conditions import WEATHERS
+from bev_training.synthetic.limits import check_drive, check_seed
 from bev_training.synthetic.rig import Rig, nuscenes_rig
 from bev_training.synthetic.rig_yaml import rig_as_dict, rig_from_dict
 from bev_training.synthetic.world import World
 
 FORMAT = 2  # of the files; raised also when the same settings give another drive
-MAX_SECONDS = 300.0
-MAX_SPEED_MPS = 25.0
-MAX_SEED = 2**32 - 1
 MAX_JITTER_S = 0.005
 DEPTH_PER_M = 256  # of the 16-bit depth images, which reach to 256 m
 IMAGE_TRUTH = ('semantics', 'depth')  # folders
@@ -31,7 +28,7 @@ class DriveConfig:
     Attributes:
         seconds: its length.
         seed: of traffic, motion and weather, and of the town unless `town_seed` is given.
-        speed_mps: of the vehicle where curves and traffic allow it; 0 stands.
+        speed_mps: of the vehicle, where curves allow it; 0 stands.
         size_px: (width, height) of the default rig's images; a given rig has its own.
         raw: sensor_msgs/Image instead of JPEG.
         jitter_s: largest random deviation of an exposure.
@@ -60,19 +57,12 @@ class DriveConfig:
         Raises:
             ConfigError: a value is out of its range.
         """
-        if not 0 < self.seconds <= MAX_SECONDS:  # false for NaN too
-            raise _out_of_range('seconds', self.seconds, f'(0, {MAX_SECONDS:g}]')
-        if not 0 <= self.speed_mps <= MAX_SPEED_MPS:
-            raise _out_of_range('speed_mps', self.speed_mps, f'[0, {MAX_SPEED_MPS:g}]')
+        check_drive(seconds=self.seconds, speed_mps=self.speed_mps, weather=self.weather)
+        check_seed('seed', self.seed)
+        if self.town_seed is not None:
+            check_seed('town_seed', self.town_seed)
         if not 0 <= self.jitter_s <= MAX_JITTER_S:
-            raise _out_of_range('jitter_s', self.jitter_s, f'[0, {MAX_JITTER_S}]')
-        if not 0 <= self.seed <= MAX_SEED:
-            raise _out_of_range('seed', self.seed, f'[0, {MAX_SEED}]')
-        if self.town_seed is not None and not 0 <= self.town_seed <= MAX_SEED:
-            raise _out_of_range('town_seed', self.town_seed, f'[0, {MAX_SEED}]')
-        if self.weather not in ('any', *WEATHERS):
-            known = ', '.join(WEATHERS)
-            raise ConfigError(f'weather is {self.weather!r}; known are any, {known}')
+            raise ConfigError(f'jitter_s is {self.jitter_s:g}; it must lie in [0, {MAX_JITTER_S}]')
         self.rig_or_default()
 
     @property
@@ -94,6 +84,7 @@ class DriveConfig:
             speed_mps=self.speed_mps,
             weather=self.weather,
             town_seed=self.town_seed,
+            vehicle=self.rig_or_default().vehicle,
         )
 
     def rig_or_default(self) -> Rig:
@@ -149,7 +140,3 @@ class DriveConfig:
         return isinstance(found, dict) and all(
             found.get(k) == v for k, v in self.as_json().items()
         )
-
-
-def _out_of_range(name: str, value: float, allowed: str) -> ConfigError:
-    return ConfigError(f'{name} is {value:g}; it must lie in {allowed}')

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from bev_perception.geometry import rigid
-from bev_perception.shapes import AnyArray, Array, Index, Rigid
+from bev_perception.shapes import AnyArray, Array, Index, Mask, Rigid
 from bev_training.synthetic.categories import OBJECTS
 from bev_training.synthetic.conditions import Conditions
 from bev_training.synthetic.objects.mesh import Color, Mesh
@@ -20,6 +20,7 @@ from bev_training.synthetic.objects.motion import Motion
 from bev_training.synthetic.town.town import Town
 
 _VELOCITY_S = 0.01
+_ABSENT_M = 1e6
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -130,13 +131,31 @@ class World:
         return np.array([actor.map_T_actor for actor in self.actors], float).reshape(-1, 4, 4)
 
     def poses(self, time_s: float) -> Rigid:
-        """Return map_T_actor (A, 4, 4) of all actors."""
+        """Return map_T_actor (A, 4, 4) of all actors; absent ones lie far outside of the map."""
+        poses = self._planned(time_s)
+        poses[~self.present(time_s), :2, 3] = _ABSENT_M
+        return poses
+
+    def _planned(self, time_s: float) -> Rigid:
+        """Return map_T_actor (A, 4, 4), also of actors that are not there yet or any more."""
         poses = self._standing.copy()
         motions = [self.actors[i].motion for i in self.movers]
         if motions:
             at = np.stack([motion.at(time_s) for motion in motions if motion])
             poses[self.movers] = self.town.terrain.pose(at[:, :2], at[:, 2])
         return poses
+
+    def present(self, time_s: float) -> Mask:
+        """Return (A,): which actors are there; see `Motion.from_s`."""
+        first, last = self._presence
+        return np.asarray((time_s >= first) & (time_s <= last))
+
+    @cached_property
+    def _presence(self) -> tuple[Array, Array]:
+        motions = [actor.motion for actor in self.actors]
+        first = [m.from_s if m else -np.inf for m in motions]
+        last = [m.to_s if m else np.inf for m in motions]
+        return np.array(first, float), np.array(last, float)
 
     @cached_property
     def objects(self) -> Index:
@@ -145,11 +164,11 @@ class World:
         return np.array(has, np.int64)
 
     def boxes(self, time_s: float) -> Boxes:
-        """Return the boxes of all objects of the town, seen or not."""
-        of = self.objects
-        poses = self.poses(time_s)[of]
+        """Return the boxes of all objects that are in the town, seen or not."""
+        of = self.objects[self.present(time_s)[self.objects]]
+        poses = self._planned(time_s)[of]
         sizes = np.array([self.actors[i].mesh.size_m for i in of]).reshape(-1, 3)
-        before, after = (self.poses(time_s + s)[of, :3, 3] for s in (-_VELOCITY_S, _VELOCITY_S))
+        before, after = (self._planned(time_s + s)[of, :3, 3] for s in (-_VELOCITY_S, _VELOCITY_S))
         middle = poses.copy()
         middle[:, :3, 3] += poses[:, :3, 2] * sizes[:, 2:] / 2
         return Boxes(

@@ -135,7 +135,9 @@ class Value:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    if type(value) is int:
+        return abs(value) < 1e300  # type: ignore[operator]  # larger ones overflow a float
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def read_yaml(path: Path) -> Any:
@@ -151,7 +153,7 @@ def read_yaml(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f'line {error.problem_mark.line + 1}: ' if error.problem_mark else ''
         raise ConfigError(f'{path}: {line}{error.problem or error.context}') from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a 13th month
         raise ConfigError(f'{path}: is no YAML: {" ".join(str(error).split())}') from error
 
 

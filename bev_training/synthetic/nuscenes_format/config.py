@@ -6,7 +6,6 @@ four locations of maps, and the ten names of scenes of `v1.0-mini`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from bev_perception.errors import ConfigError
-from bev_training.synthetic.conditions import WEATHERS
-from bev_training.synthetic.make_world import MAX_SECONDS, MAX_SPEED_MPS
+from bev_training.synthetic.limits import check_drive, check_seed
 from bev_training.synthetic.rig import Lidar, Rig, check_size_px, nuscenes_rig
 
 LOCATIONS = (
@@ -71,17 +69,8 @@ class NuscenesConfig:
             raise ConfigError(f'scenes is {self.scenes}; it must be 1 to {MAX_SCENES}')
         if not 1 <= self.towns <= len(LOCATIONS):
             raise ConfigError(f'towns is {self.towns}; it must be 1 to {len(LOCATIONS)}')
-        if not (math.isfinite(self.seconds) and 0 < self.seconds <= MAX_SECONDS):
-            raise ConfigError(f'seconds is {self.seconds:g}; it must lie in (0, {MAX_SECONDS:g}]')
-        if self.seed < 0:
-            raise ConfigError(f'seed is {self.seed}; it must not be negative')
-        if not (math.isfinite(self.speed_mps) and 0 <= self.speed_mps <= MAX_SPEED_MPS):
-            raise ConfigError(
-                f'speed_mps is {self.speed_mps:g}; it must lie in [0, {MAX_SPEED_MPS:g}]'
-            )
-        if self.weather != 'any' and self.weather not in WEATHERS:
-            known = ', '.join(('any', *WEATHERS))
-            raise ConfigError(f'weather is {self.weather!r}; known are {known}')
+        check_seed('seed', self.seed)
+        check_drive(seconds=self.seconds, speed_mps=self.speed_mps, weather=self.weather)
         if self.rig is None:
             check_size_px(self.size_px)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,7 @@ class SceneWriter:
             speed_mps=config.speed_mps,
             weather=config.weather,
             town_seed=plan.town_seed,
+            vehicle=self.rig.vehicle,
         )
         self.scene = Scene(self.world)
         self.renderer = Renderer(self.scene)
@@ -245,7 +247,7 @@ class SceneWriter:
                     'token': self._token('log'),
                     'logfile': f'synthetic-{plan.name}',
                     'vehicle': 'synthetic',
-                    'date_captured': '2026-01-01',
+                    'date_captured': _day(plan.start_us),
                     'location': plan.location,
                 }
             ],
@@ -273,3 +275,8 @@ def _pose(dst_T_src: Rigid) -> Record:
     """Return translation and rotation (w, x, y, z) as the format has them."""
     x, y, z, w = rigid.to_quat_xyzw(dst_T_src).tolist()
     return {'translation': dst_T_src[:3, 3].tolist(), 'rotation': [w, x, y, z]}
+
+
+def _day(time_us: int) -> str:
+    """Return the date of a time, as YYYY-MM-DD."""
+    return datetime.fromtimestamp(time_us / 1e6, timezone.utc).date().isoformat()

@@ -22,12 +22,16 @@ class Motion:
         yaw: (N,) heading along it, radians, without jumps.
         times_s: (K,) rising, seconds since the start of the drive.
         along_m: (K,) distance along the path at these times, not falling.
+        from_s: when it comes into the world; -inf: it is there from the beginning.
+        to_s: when it leaves the world; inf: it stays.
     """
 
     path: Array
     yaw: Array
     times_s: Array
     along_m: Array
+    from_s: float = -np.inf
+    to_s: float = np.inf
 
     def at(self, time_s: npt.ArrayLike) -> Array:
         """Return (..., 3) x, y, yaw at times; before the first and after the last it stands."""
@@ -49,20 +53,28 @@ def resampled(line: npt.ArrayLike) -> tuple[Array, Array]:
     return path, np.unwrap(np.arctan2(ahead[:, 1], ahead[:, 0]))
 
 
-def drive_along(line: npt.ArrayLike, speed_mps: float, seconds: float, start_m: float) -> Motion:
+def drive_along(
+    line: npt.ArrayLike,
+    speed_mps: float,
+    seconds: float,
+    start_m: float,
+    *,
+    before_s: float = 1.0,
+) -> Motion:
     """Return a motion that keeps its speed where curves allow it.
 
     Args:
         line: (M, 2) the way; must be long enough, see Raises.
         speed_mps: wanted speed; 0 stands still.
-        seconds: until when (the motion begins a second before the drive and ends one after it).
+        seconds: until when; the motion goes on for a second more.
         start_m: where on the line it is at time 0.
+        before_s: how long before that the motion begins.
 
     Raises:
         ValueError: the line ends before the time does.
     """
     path, yaw = resampled(line)
-    times = np.array([-1.0, seconds + 1.0])
+    times = np.array([-before_s, seconds + 1.0])
     if speed_mps <= 0:
         return Motion(path=path, yaw=yaw, times_s=times, along_m=np.full(2, start_m))
     sideways, ahead = _COMFORT_MPS2
@@ -78,6 +90,6 @@ def drive_along(line: npt.ArrayLike, speed_mps: float, seconds: float, start_m: 
     clock = np.concatenate([[0], np.cumsum(STEP_M / ((speed[1:] + speed[:-1]) / 2))])
     knots = np.asarray(np.arange(len(path)) * STEP_M, np.float64)
     clock -= np.interp(start_m, knots, clock)
-    if clock[0] > -1 or clock[-1] < seconds + 1:
+    if not (clock[0] <= -before_s and clock[-1] >= seconds + 1):  # also where it is not finite
         raise ValueError('the line is too short for the time')
     return Motion(path=path, yaw=yaw, times_s=clock, along_m=knots)

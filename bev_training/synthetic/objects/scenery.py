@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import shapely
 from shapely import Polygon, STRtree
@@ -15,25 +13,18 @@ from bev_training.synthetic.objects.motion import resampled
 from bev_training.synthetic.objects.style import Style
 from bev_training.synthetic.town.terrain import Terrain
 from bev_training.synthetic.town.town import Road, Town
+from bev_training.synthetic.world import Actor
 
-_TREES = 14  # different ones; they are used again at other sizes of rotation
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Standing:
-    """A thing that never moves: its category, mesh and map_T_thing."""
-
-    category: str
-    mesh: Mesh
-    map_T_thing: Rigid
+_TREES = 14  # different ones, used again turned about
 
 
-def make_scenery(rng: np.random.Generator, town: Town, style: Style) -> tuple[Standing, ...]:
+def make_scenery(rng: np.random.Generator, town: Town, style: Style) -> tuple[Actor, ...]:
     """Return the scenery of a town, along all of its roads."""
     walk_m = _sidewalk_width(town)
     houses, footprints = _buildings(rng, town, style, walk_m)
     free = shapely.difference(town.land, shapely.unary_union(footprints).buffer(1.5))
-    return (*houses, *_trees(rng, town, style, free, walk_m), *_poles(rng, town, walk_m))
+    trees = _trees(rng, town, style, free, STRtree(footprints), walk_m)
+    return (*houses, *trees, *_poles(rng, town, walk_m))
 
 
 def _sidewalk_width(town: Town) -> float:
@@ -64,18 +55,18 @@ def rectangle(x: float, y: float, yaw: float, length: float, width: float) -> Po
 
 def _buildings(
     rng: np.random.Generator, town: Town, style: Style, walk_m: float
-) -> tuple[list[Standing], list[Polygon]]:
+) -> tuple[list[Actor], list[Polygon]]:
     """Line the streets with buildings, each facing its street."""
-    placed: list[Standing] = []
+    placed: list[Actor] = []
     footprints: list[Polygon] = []
     middles: list[Array] = []
     land = town.land.buffer(0)
     shapely.prepare(land)
-    park = rng.random(len(town.roads)) < 0.12  # a side without buildings
+    open_side = rng.random((len(town.roads), 2)) < 0.12  # without buildings
     setback, gap = rng.uniform(0.8, 6.0), rng.uniform(0.5, 9.0)
     for number, road in enumerate(town.roads):
         for left in (True, False):
-            if park[number]:
+            if open_side[number, int(left)]:
                 continue
             path, yaw = side_line(road, left, walk_m)
             step = round(1 / 0.25)
@@ -101,7 +92,7 @@ def _buildings(
                     ):
                         mesh = buildings.building(rng, a, b, style)
                         pose = _sunk(town.terrain, outline, (x, y), facing)
-                        placed.append(Standing(category='building', mesh=mesh, map_T_thing=pose))
+                        placed.append(Actor(category='building', mesh=mesh, map_T_actor=pose))
                         footprints.append(outline)
                         middles.append(middle_xy)
                         break
@@ -126,8 +117,13 @@ def _sunk(terrain: Terrain, outline: Polygon, xy: tuple[float, float], yaw: floa
 
 
 def _trees(
-    rng: np.random.Generator, town: Town, style: Style, free: shapely.Geometry, walk_m: float
-) -> list[Standing]:
+    rng: np.random.Generator,
+    town: Town,
+    style: Style,
+    free: shapely.Geometry,
+    houses: STRtree,
+    walk_m: float,
+) -> list[Actor]:
     """Plant trees beside the sidewalks and in what is left of the blocks."""
     kinds = [street.tree(rng, style) for _ in range(_TREES)]
     spots: list[Array] = []
@@ -142,18 +138,21 @@ def _trees(
     count = int(town.land.area / rng.uniform(150, 420))
     spots += list(rng.uniform((minx, miny), (maxx, maxy), (count, 2)))
     points = np.array(spots)
-    inside = shapely.contains_xy(free, points[:, 0], points[:, 1])
+    points = points[shapely.contains_xy(free, points[:, 0], points[:, 1])]
+    yaws, numbers = rng.uniform(0, 2 * np.pi, len(points)), rng.integers(0, _TREES, len(points))
+    room = np.array([0.8 * max(kind.size_m[:2]) / 2 for kind in kinds])[numbers]
+    crowded = np.zeros(len(points), bool)  # crowns stay out of walls, trunks apart
+    crowded[houses.query(shapely.points(points), 'dwithin', distance=room)[0]] = True
+    pairs = STRtree(shapely.points(points)).query(shapely.points(points), 'dwithin', distance=2.0)
+    crowded[pairs[0][pairs[0] > pairs[1]]] = True
     trees = []
-    for (x, y), yaw, kind in zip(
-        points[inside], rng.uniform(0, 2 * np.pi, inside.sum()),
-        rng.integers(0, _TREES, inside.sum()), strict=True,
-    ):  # fmt: skip
-        pose = town.terrain.pose((x, y), yaw, upright=True)
-        trees.append(Standing(category='vegetation', mesh=kinds[kind], map_T_thing=pose))
+    for i in np.flatnonzero(~crowded):
+        pose = town.terrain.pose(points[i], yaws[i], upright=True)
+        trees.append(Actor(category='vegetation', mesh=kinds[numbers[i]], map_T_actor=pose))
     return trees
 
 
-def _poles(rng: np.random.Generator, town: Town, walk_m: float) -> list[Standing]:
+def _poles(rng: np.random.Generator, town: Town, walk_m: float) -> list[Actor]:
     """Put lamps along the kerbs, signals at the stop lines, signs here and there."""
     lamp, light = street.lamp_post(rng), street.traffic_light(rng)
     signs = [street.sign_post(rng) for _ in range(4)]
@@ -166,7 +165,7 @@ def _poles(rng: np.random.Generator, town: Town, walk_m: float) -> list[Standing
             return
         pose = town.terrain.pose(foot if middle is None else middle, yaw, upright=True)
         pose[2, 3] = town.terrain.height_m(foot)
-        poles.append(Standing(category='pole', mesh=mesh, map_T_thing=pose))
+        poles.append(Actor(category='pole', mesh=mesh, map_T_actor=pose))
 
     for number, road in enumerate(town.roads):
         for left in (True, False):
@@ -200,7 +199,9 @@ def _beside(stop_line: Polygon, town: Town) -> tuple[Array, float] | None:
         if abs((middle - end) @ ahead) > 8 or abs((middle - end) @ right) > 5:
             continue
         road = town.roads[lane.road]
-        nearest = road.line[np.linalg.norm(road.line - middle, axis=1).argmin()]
-        foot = nearest + right * (max(road.half_width_m) + 0.4)
+        at = int(np.linalg.norm(road.line - middle, axis=1).argmin())
+        along = road.line[min(at + 1, len(road.line) - 1)] - road.line[max(at - 1, 0)]
+        to_kerb = road.half_width_m[0 if along @ ahead < 0 else 1]  # left of the line, or right
+        foot = road.line[at] + right * (to_kerb + 0.4)
         return foot, float(np.arctan2(ahead[1], ahead[0]))
     return None

@@ -82,7 +82,7 @@ def street_lamps(world: World) -> Array:
         if of_lamp.any():
             corners = actor.mesh.vertices[actor.mesh.triangles[of_lamp]].reshape(-1, 3)
             middle = corners.mean(0).astype(float)
-            if middle[2] > 3:  # not a traffic light's
+            if middle[2] > 5:  # not a traffic light's
                 lamps.append(actor.map_T_actor[:3, :3] @ middle + actor.map_T_actor[:3, 3])
     return np.array(lamps).reshape(-1, 3)
 

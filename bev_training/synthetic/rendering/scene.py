@@ -22,7 +22,7 @@ GROUND, NOTHING = -1, -2  # in Hits.actor
 REACH_M = 160.0  # movers farther from the vehicle are left out
 _FAR_M = 1500.0  # the ground goes on so far beyond the town
 _HILLS_M = 45.0  # and rises: the horizon is closed
-_KEPT = 16  # instants: those of all cameras and the lidar, and some before
+_KEPT = 64  # instants: those of all cameras around a key frame; a few MB
 
 Floats = npt.NDArray[np.float32]
 
@@ -219,7 +219,8 @@ class Scene:
         world = self.world
         poses = world.poses(time_s)
         away = poses[world.movers, :2, 3] - world.map_T_base(time_s)[:2, 3]
-        near = world.movers[np.hypot(*away.T) < REACH_M].tolist()
+        there = world.present(time_s)[world.movers] & (np.hypot(*away.T) < REACH_M)
+        near = world.movers[there].tolist()
         return Instant(
             time_s=time_s,
             poses=poses,
