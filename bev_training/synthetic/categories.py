@@ -8,6 +8,7 @@ SEMANTICS = (
     'vegetation', 'pole', 'car', 'truck', 'bus', 'trailer', 'motorcycle', 'bicycle',
     'pedestrian', 'barrier', 'traffic_cone',
 )  # fmt: skip
+UNSEEN = 255  # in semantic images: pixels that no ray of the lens reaches
 SEMANTIC_ID = {name: number for number, name in enumerate(SEMANTICS)}
 
 VEHICLES = ('car', 'truck', 'bus', 'trailer', 'motorcycle', 'bicycle')

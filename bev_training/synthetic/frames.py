@@ -27,8 +27,8 @@ class Frame:
 
     Attributes:
         images: (H, W, 3) uint8 RGB by camera name.
-        semantics: (H, W) uint8, positions in `categories.SEMANTICS`, by camera name.
-        depth_m: (H, W) float32 along the optical axis, 0 = sky, by camera name.
+        semantics: (H, W) uint8, positions in `categories.SEMANTICS` or UNSEEN, by camera name.
+        depth_m: (H, W) float32 along the optical axis, by camera name; 0 is none, see `View`.
         times_s: exposure by camera name, seconds since the start of the drive.
         map_T_base: the vehicle's pose at each exposure.
         truth_time_s: exposure of the reference camera, to which everything below belongs.

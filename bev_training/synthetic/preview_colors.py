@@ -36,8 +36,9 @@ def color_height(z_m: AnyArray) -> AnyArray:
 
 
 def color_semantics(semantics: AnyArray) -> ImageRgb:
-    """Return a picture of (H, W) positions in SEMANTICS."""
-    table = np.array([SEMANTIC_COLORS[name] for name in SEMANTICS], np.uint8)
+    """Return a picture of (H, W) positions in SEMANTICS; UNSEEN is black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(SEMANTICS)] = [SEMANTIC_COLORS[name] for name in SEMANTICS]
     return table[semantics]
 
 

@@ -156,8 +156,8 @@ def image_truth(drive: Path, camera: str, stamp_ns: int) -> tuple[AnyArray, AnyA
         stamp_ns: of the image.
 
     Returns:
-        (H, W) uint8, positions in `categories.SEMANTICS`, and (H, W) float32 metres along the
-        optical axis, 0 for the sky and beyond 256 m.
+        (H, W) uint8, positions in `categories.SEMANTICS` or UNSEEN, and (H, W) float32 metres
+        along the optical axis, 0 where there is none (see `View`) and beyond 256 m.
 
     Raises:
         BagError: a file is missing or damaged.

@@ -9,7 +9,7 @@ from shapely import MultiPolygon, box
 
 from bev_perception.geometry import rigid
 from bev_perception.geometry.camera import Camera
-from bev_training.synthetic.categories import MATERIAL_ID, SEMANTIC_ID
+from bev_training.synthetic.categories import MATERIAL_ID, SEMANTIC_ID, UNSEEN
 from bev_training.synthetic.conditions import draw_conditions
 from bev_training.synthetic.objects.mesh import Mesh
 from bev_training.synthetic.objects.motion import drive_along
@@ -312,7 +312,19 @@ def test_pixels_without_a_ray_are_black(world, renderer):
     outside = np.hypot(u - 99.5, v - 99.5) > 80
     assert (view.image[outside] == 0).all() and (view.depth_m[outside] == 0).all()
     assert (view.actors[outside] == NOTHING).all()
+    assert (view.semantics[outside] == UNSEEN).all()
     assert view.image[100, 100].sum() > 0
+
+
+def test_depth_ends_at_the_image_plane(world, renderer):
+    """A lens of more than 180 degrees sees what lies behind its image plane: no depth there."""
+    K = np.array([[55.0, 0, 99.5], [0, 55.0, 99.5], [0, 0, 1]])
+    lens = Camera(K=K, size_px=(200, 200), model='equidistant', D=(0.0, 0.0, 0.0, 0.0))
+    view = renderer.view(lens, map_T_cam(world), 0.0)
+    v, u = np.mgrid[:200, :200]
+    behind = lens.unproject(np.stack([u, v], -1).astype(float))[..., 2] < 0
+    assert (behind & (view.actors != NOTHING)).sum() > 100
+    assert (view.depth_m[behind] == 0).all() and (view.depth_m >= 0).all()
 
 
 def test_views_do_not_depend_on_what_was_rendered_before(world, renderer):

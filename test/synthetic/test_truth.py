@@ -11,9 +11,10 @@ from shapely import LineString, Polygon
 
 from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
-from bev_training.synthetic.categories import OBJECTS, VEHICLES
+from bev_training.synthetic.categories import VEHICLES
 from bev_training.synthetic.frames import boxes_near, exposure_times_s, render_frame, render_frames
 from bev_training.synthetic.make_world import make_world
+from bev_training.synthetic.objects.motion import drive_along
 from bev_training.synthetic.objects.style import draw_style
 from bev_training.synthetic.objects.vehicles import vehicle
 from bev_training.synthetic.rendering.renderer import Renderer
@@ -22,7 +23,7 @@ from bev_training.synthetic.rig import nuscenes_rig
 from bev_training.synthetic.truth import CLASSES, class_grids, line_half_width_m
 from bev_training.synthetic.visibility import visibility
 from bev_training.synthetic.world import Actor, World
-from test.synthetic.small_world import box_mesh, small_world, some_actors, standing
+from test.synthetic.small_world import box_mesh, moving, small_world, some_actors, standing
 
 GRIDS = {
     'default': BevGrid(),
@@ -198,17 +199,21 @@ def test_a_far_object_is_not_seen() -> None:
 
 
 def test_moving_objects_are_looked_for_where_they_are_at_the_exposure() -> None:
-    """A sample of every object, twice: the same numbers, in the order of the boxes."""
-    world = small_world(some_actors())
+    """It drives out from behind a wall between two exposures."""
+    wall = standing('building', box_mesh(0.5, 9, 8, 'wall'), *before(12))
+    (x, y), yaw = before(20)
+    across = np.array([-np.sin(yaw), np.cos(yaw)])
+    way = np.stack([(x, y) - 30 * across, (x, y) + 60 * across])
+    car = moving('car', box_mesh(4, 1.8, 1.5), drive_along(way, 9.0, 4.0, 26.0))
+    # small_world's vehicle stands, so that only the car moves
+    world = small_world((car, wall), speed_mps=0.0)
     scene, boxes = Scene(world), boxes_near(world, 0.5)
-    late = dict.fromkeys(TIMES, 0.54)
-    one, two = (visibility(scene, RIG, times, boxes, 0.5) for times in (TIMES, late))
-    again = visibility(Scene(world), RIG, TIMES, boxes, 0.5)
-    assert (one == again).all()
-    assert ((one >= 0) & (one <= 1)).all()
-    assert np.abs(one - two).max() < 0.2
-    kinds = [OBJECTS[k] for k in boxes.category]
-    assert one[kinds.index('pedestrian')] > 0.5
+    hidden, free = (
+        visibility(scene, RIG, dict.fromkeys(TIMES, time_s), boxes, 0.5)[0]
+        for time_s in (0.5, 2.0)
+    )
+    assert hidden == 0 and free > 0.9
+    assert (visibility(Scene(world), RIG, TIMES, boxes, 0.5) == hidden).all()
 
 
 # Frames

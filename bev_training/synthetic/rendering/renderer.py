@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bev_perception.geometry.camera import Camera
 from bev_perception.shapes import AnyArray, ImageRgb, Mask, Rigid
-from bev_training.synthetic.categories import SEMANTIC_ID
+from bev_training.synthetic.categories import SEMANTIC_ID, UNSEEN
 from bev_training.synthetic.rendering.color import developed
 from bev_training.synthetic.rendering.contact import Contact
 from bev_training.synthetic.rendering.ground import Ground
@@ -32,8 +32,9 @@ class View:
 
     Attributes:
         image: (h, w, 3) uint8 RGB.
-        semantics: (h, w) uint8, positions in `categories.SEMANTICS`.
-        depth_m: (h, w) float32, z of the point in the optical frame; 0 = sky.
+        semantics: (h, w) uint8, positions in `categories.SEMANTICS`, or UNSEEN.
+        depth_m: (h, w) float32, z of the point in the optical frame; 0 where there is
+            none: sky, no ray, or behind the image plane (in fisheyes, 90 degrees off the axis).
         actors: (h, w) int32, as `Hits.actor`.
     """
 
@@ -91,14 +92,14 @@ class Renderer:
         origins = np.broadcast_to(map_T_cam[:3, 3], directions.shape)
         hits = instant.cast(origins, directions)
 
-        semantics = np.zeros(width * height, np.uint8)
+        semantics = np.full(width * height, UNSEEN, np.uint8)
         actors = np.full(width * height, NOTHING, np.int32)
         depth = np.zeros(width * height, np.float32)
         light = np.zeros((width * height, 3), np.float32)
         actors[lens.at] = hits.actor
         with np.errstate(invalid='ignore'):  # inf times 0
             z = hits.distance_m * lens.rays[:, 2]
-        depth[lens.at] = np.where(hits.actor == NOTHING, np.float32(0), z)
+        depth[lens.at] = np.where((hits.actor == NOTHING) | (z < 0), np.float32(0), z)
         labels, lit = self._shaded(instant, hits, directions, map_T_cam[:3, 3], lens.angle_rad)
         semantics[lens.at] = labels
         light[lens.at] = lit
