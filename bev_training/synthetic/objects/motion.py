@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,12 +82,13 @@ def drive_along(
     curvature = np.abs(np.gradient(yaw)) / STEP_M
     # a window of 3 m: steering takes time, and the joints of lanes are not perfectly smooth
     curvature = np.convolve(np.pad(curvature, 6, 'edge'), np.full(13, 1 / 13), 'valid')
-    speed = np.minimum(speed_mps, np.sqrt(sideways / np.maximum(curvature, 1e-6)))
-    for order in (range(1, len(speed)), range(len(speed) - 2, -1, -1)):
-        before = -1 if order.step > 0 else 1
-        for i in order:
-            reachable = np.sqrt(speed[i + before] ** 2 + 2 * ahead * STEP_M)
-            speed[i] = min(speed[i], reachable)
+    limit = np.minimum(speed_mps, np.sqrt(sideways / np.maximum(curvature, 1e-6))).tolist()
+    gain = 2 * ahead * STEP_M
+    for i in range(1, len(limit)):  # plain floats: much quicker than items of an array
+        limit[i] = min(limit[i], math.sqrt(limit[i - 1] * limit[i - 1] + gain))
+    for i in range(len(limit) - 2, -1, -1):
+        limit[i] = min(limit[i], math.sqrt(limit[i + 1] * limit[i + 1] + gain))
+    speed = np.array(limit)
     clock = np.concatenate([[0], np.cumsum(STEP_M / ((speed[1:] + speed[:-1]) / 2))])
     knots = np.asarray(np.arange(len(path)) * STEP_M, np.float64)
     clock -= np.interp(start_m, knots, clock)

@@ -37,7 +37,7 @@ class Occupied:
         self._discs: list[Array] = []  # (T, D, 2); _FAR_M away where absent
         self._radii: list[float] = []
         self._reaches: list[float] = []
-        self._middles = np.zeros((64, len(poses), 2), np.float32)  # of all bodies; grows
+        self._middles = np.zeros((2, 64, len(poses)), np.float32)  # x, y of all bodies; grows
         length, width, ahead = ego_box_m
         self.add(*covered(poses, length + 1.0, width + 0.2, ahead), np.ones(len(poses), bool))
 
@@ -53,8 +53,9 @@ class Occupied:
         mine, some = discs[steps], free[steps]  # a view
         middle = mine.mean(1)
         reach = float(np.abs(mine - middle[:, None]).max()) * 1.5 + radius
-        others = self._middles[: len(self._discs), steps]
-        apart = np.abs(others - middle.astype(np.float32)).max(-1)  # (bodies, T)
+        x, y = self._middles[:, : len(self._discs), steps]
+        mx, my = middle.astype(np.float32).T
+        apart = np.maximum(np.abs(x - mx), np.abs(y - my))  # (bodies, T)
         close = apart < np.array(self._reaches)[:, None] + reach + GAP_M
         for number in np.flatnonzero(close.any(1)):
             at = np.flatnonzero(close[number])
@@ -66,13 +67,14 @@ class Occupied:
     def add(self, discs: Array, radius: float, present: AnyArray) -> None:
         """Add a body that is there at some of the steps (T,)."""
         number = len(self._discs)
-        if number == len(self._middles):
-            self._middles = np.concatenate([self._middles, np.zeros_like(self._middles)])
+        if number == self._middles.shape[1]:
+            more = np.zeros_like(self._middles)
+            self._middles = np.concatenate([self._middles, more], axis=1)
         middle = discs.mean(1)
         self._reaches.append(float(np.abs(discs - middle[:, None]).max()) * 1.5 + radius)
         self._discs.append(np.where(present[:, None, None], discs, _FAR_M))
         self._radii.append(radius)
-        self._middles[number] = np.where(present[:, None], middle, _FAR_M)
+        self._middles[:, number] = np.where(present, middle.T, _FAR_M)
 
     def stay(self, bodies: list[tuple[Array, float]], step: int, exists: AnyArray) -> AnyArray:
         """Return (T,): when bodies that belong together can be there, around a step.
