@@ -272,7 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out', type=Path)
     parser.add_argument('--steps', type=int, default=1500)
-    parser.add_argument('--drives', type=int, default=60)
+    parser.add_argument('--drives', type=int, default=100)
     parser.add_argument('--seed', type=int, default=0)
     chosen = parser.parse_args()
     train(chosen.out, chosen.steps, chosen.drives, chosen.seed)
