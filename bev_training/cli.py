@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,22 +16,28 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bev_perception.errors import BevError, ConfigError
+from bev_training.stopping import stoppable
 
 # Modules that an installation may lack, and what to do then.
 _OPTIONAL = {
-    'embreex': 'rendering needs the package embreex, which is not installed: pip install embreex',
-    'rerun': 'a recording needs rerun: pip install bev_perception[viz]',
+    'embreex': 'rendering needs the package embreex, which is not installed: pip install '
+    'embreex (x86-64 only)',
+    'shapely': 'towns need the package shapely, which is not installed: pip install shapely',
+    'matplotlib': 'pictures need matplotlib, which is not installed: pip install matplotlib',
+    'rerun': 'a recording needs rerun, which is not installed: pip install rerun-sdk',
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code."""
     parser = _parser()
-    chosen = parser.parse_args(arguments)
+    chosen, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        chosen.wrong_usage(f'unknown: {" ".join(unknown)}')
     run: Callable[[argparse.Namespace], None] = chosen.run
-    before = signal.signal(signal.SIGTERM, _terminated)  # so that half-written files are removed
     try:
-        run(chosen)
+        with stoppable(f'bev {chosen.verb}', last=arguments is None):
+            run(chosen)
     except BevError as error:
         print(f'bev {chosen.verb}: {error}', file=sys.stderr)
         return 1
@@ -44,15 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f'bev {chosen.verb}: stopped', file=sys.stderr)
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return 0
 
 
 def synth(chosen: argparse.Namespace) -> None:
     """Write synthetic drives, or a data set in nuScenes' format."""
+    from bev_training.synthetic.rig import check_size_px
     from bev_training.synthetic.rig_yaml import load_rig
 
+    if chosen.size:
+        try:
+            check_size_px(chosen.size, '--size')
+        except ConfigError as error:
+            chosen.wrong_usage(str(error))
     rig = load_rig(chosen.rig, chosen.size) if chosen.rig else None
     given = {'seed': chosen.seed, 'speed_mps': chosen.speed, 'weather': chosen.weather, 'rig': rig}
     if chosen.size:
@@ -83,7 +92,7 @@ def _synth_drives(chosen: argparse.Namespace, given: dict[str, Any]) -> None:
         )
         drive_configs(config, chosen.drives or 1)
     except ConfigError as error:
-        chosen.wrong_usage(str(error))
+        chosen.wrong_usage(_of_options(error))
     began = time.monotonic()
     frames = frame_count(config.seconds, config.rig_or_default().camera_hz)
     with _bar(chosen, frames * (chosen.drives or 1), 'frame') as bar:
@@ -107,6 +116,25 @@ def _synth_drives(chosen: argparse.Namespace, given: dict[str, Any]) -> None:
     print(f'  written in {seconds:.1f} s; look at it with `bev preview {chosen.out}`')
 
 
+# What options are called as settings.
+_OPTIONS = {
+    'seconds': '--seconds',
+    'seed': '--seed',
+    'speed_mps': '--speed',
+    'weather': '--weather',
+    'jitter_s': '--jitter',
+    'town_seed': '--town',
+    'drives': '--drives',
+    'scenes': '--scenes',
+}
+
+
+def _of_options(error: ConfigError) -> str:
+    """Return what is wrong with a setting, in words of the command line."""
+    name, space, rest = str(error).partition(' ')
+    return f'{_OPTIONS.get(name, name)}{space}{rest}'
+
+
 _ONLY_BAG = {'raw': False, 'jitter': 0.0, 'no_image_truth': False, 'town': None, 'drives': None}
 
 
@@ -120,7 +148,7 @@ def _synth_nuscenes(chosen: argparse.Namespace, given: dict[str, Any]) -> None:
     try:
         config = NuscenesConfig(**given, scenes=10 if chosen.scenes is None else chosen.scenes)
     except ConfigError as error:
-        chosen.wrong_usage(str(error))
+        chosen.wrong_usage(_of_options(error))
     began = time.monotonic()
     samples = len(plan_shots(config.rig_or_default(), config.seconds))
     with _bar(chosen, config.scenes * samples, 'sample') as bar:
@@ -153,8 +181,9 @@ poses (50 Hz), with the truth.
   OUT/truth/      semantics and depth of every image, as PNG
   OUT/drive.json  the settings, with the rig
 
-With --drives, OUT/drive-0000 and so on, each with the next seed. With --format nuscenes, OUT is a
-data set that the nuScenes devkit reads, of --scenes scenes.
+With --drives, OUT/drive-0000 and so on, each with the next seed. Each appears when it is whole; if
+this is interrupted, the same command goes on with those that are missing. With --format nuscenes,
+OUT is a data set that the nuScenes devkit reads, of --scenes scenes.
 
 The same command writes the same bytes; another --seed gives another town, traffic and weather.
 """
@@ -178,7 +207,7 @@ def _add_synth(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = verb.add_argument
-    add('out', type=Path, metavar='OUT', help='folder; must not exist or be empty')
+    add('out', type=Path, metavar='OUT', help='new or empty folder')
     add('--format', choices=('bag', 'nuscenes'), default='bag', help='(bag)')
     add('--seconds', type=float, help='length of a drive (8) or scene (nuscenes: 20)')
     add('--seed', type=int, default=0, help='of town, traffic, motion and weather (0)')
@@ -207,13 +236,16 @@ def _add_synth(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def preview(chosen: argparse.Namespace) -> None:
     """Draw a contact sheet of written drives."""
-    from bev_training.synthetic.preview import draw_preview
+    from bev_training.synthetic.preview import draw_preview, drives_in
+
+    if chosen.rerun:
+        if drives_in(chosen.drive) != [chosen.drive]:
+            raise ConfigError(f'--rerun takes one drive; {chosen.drive} holds several')
+        from bev_training.synthetic.preview_rerun import write_rerun
 
     picture = draw_preview(chosen.drive, out=chosen.out, frames=chosen.frames)
     print(f'Picture: {picture}')
     if chosen.rerun:
-        from bev_training.synthetic.preview_rerun import write_rerun
-
         write_rerun(chosen.drive, chosen.rerun)
         print(f'Recording: {chosen.rerun} (open it with `rerun {chosen.rerun}`)')
 
@@ -249,7 +281,7 @@ def _add_preview(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     verb.add_argument(
         '--frames', type=_count, default=4, metavar='N', help='instants of a drive (4)'
     )
-    verb.set_defaults(run=preview)
+    verb.set_defaults(run=preview, wrong_usage=verb.error)
 
 
 def demo(chosen: argparse.Namespace) -> None:
@@ -269,7 +301,8 @@ def demo(chosen: argparse.Namespace) -> None:
 
 _DEMO_HELP = """\
 Write a synthetic drive, play it over ROS 2 into a running bev_node, record the grids that come
-out, and draw them. The drive in OUT is used again where its settings are the same.
+out, and draw them. The drive in OUT is used again where its settings are the same, and replaced
+where they are not; an OUT/drive or OUT/grids that is nothing of that kind is an error.
 
   OUT/demo.png    six images, each class's grid beside the truth (path printed last)
   OUT/demo.json   the figures that are printed
@@ -292,11 +325,19 @@ def _add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     verb.add_argument('--seed', type=int, default=1000, help='of the drive (1000)')
     verb.add_argument('--rate', type=float, default=1.0, help='bag seconds per second (1)')
     verb.add_argument('--checkpoint', type=Path, help='weights (default: those shipped here)')
-    verb.set_defaults(run=demo)
+    verb.set_defaults(run=demo, wrong_usage=verb.error)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and exit."""
+        self.exit(2, f'{self.prog}: error: {message}; see {self.prog} --help\n')
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog='bev',
         description='Offline tools around the node of bev_perception.',
         epilog='`bev VERB --help` explains a verb.',
@@ -321,10 +362,6 @@ def _size(text: str) -> tuple[int, int]:
     if not (cross and width.isdecimal() and height.isdecimal()):
         raise argparse.ArgumentTypeError(f'{text!r} is no size such as 1600x900')
     return int(width), int(height)
-
-
-def _terminated(signal_number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == '__main__':

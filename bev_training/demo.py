@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 from tqdm import tqdm
@@ -41,6 +42,7 @@ _NODE = 'bev_node'
 _READY = 'cameras, the first on'  # the node's log line once it is active
 _START_S = 120.0
 _STOP_S = 30.0
+_BAG_SUFFIXES = {'.mcap', '.yaml'}
 _SIZE_PX = (640, 360)  # as the shipped network was trained on; larger ones take longer to render
 
 
@@ -85,9 +87,9 @@ def run_demo(config: DemoConfig) -> Path:
     weights = config.weights or weights_path(SHIPPED_WEIGHTS)
     loaded = checkpoint.load(weights)
     model = loaded.model.config
-    config.out.mkdir(parents=True, exist_ok=True)
-    drive = _drive(config)
     grids_bag = config.out / 'grids'
+    _check_out(config.out, grids_bag)
+    drive = _drive(config)
     shutil.rmtree(grids_bag, ignore_errors=True)
     _replay(config, drive / 'bag', grids_bag, weights)
     recorded = _read(grids_bag, model)
@@ -117,6 +119,19 @@ def run_demo(config: DemoConfig) -> Path:
     return picture
 
 
+def _check_out(out: Path, grids: Path) -> None:
+    """Make the folder of the results, and see that nothing but results is replaced in it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+        recorded = not grids.exists() or {p.suffix for p in grids.iterdir()} <= _BAG_SUFFIXES
+    except OSError as error:
+        raise BevError(f'{out} cannot be written: {error.strerror}') from error
+    if not recorded:
+        raise BevError(f'{grids} is no recording of a demo, and is not replaced; move it away')
+
+
 def _drive(config: DemoConfig) -> Path:
     """Write the drive, or take the one that is there."""
     drive = config.out / 'drive'
@@ -131,7 +146,12 @@ def _drive(config: DemoConfig) -> Path:
         if wanted.is_of(drive):
             print(f'Drive: {drive} (from an earlier run)')
             return drive
-        shutil.rmtree(drive)
+        if not (drive / 'drive.json').is_file():
+            raise BevError(f'{drive} is no synthetic drive, and is not replaced; move it away')
+        try:
+            shutil.rmtree(drive)
+        except OSError as error:
+            raise BevError(f'{drive} cannot be replaced: {error.strerror or error}') from error
     print(f'Drive: writing {config.seconds:g} s of six cameras to {drive}', flush=True)
     with tqdm(total=frame_count(config.seconds), unit='frame', desc='  frames') as bar:
         write_drive(drive, wanted, progress=bar.update)

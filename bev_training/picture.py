@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -17,8 +16,6 @@ from bev_perception.messages import read_image, stamp_ns
 from bev_perception.pictures import draw_bev, forward_up
 from bev_perception.shapes import Cells, ImageRgb
 from bev_training.data.bag_reader import read_messages
-
-matplotlib.use('Agg')
 
 _LAYOUT = ('front_left', 'front', 'front_right', 'back_left', 'back', 'back_right')
 _INK, _PAPER = '#e8eaed', '#17181c'

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 
 from bev_perception.errors import BevError
+from bev_training.cli import main
 from bev_training.demo import DemoConfig, run_demo
 
 
@@ -36,3 +37,24 @@ def test_wrong_weights_are_one_line(tmp_path: Path) -> None:
     (tmp_path / 'x.safetensors').write_text('?')
     with pytest.raises(BevError, match='is no safetensors file'):
         run_demo(DemoConfig(out=tmp_path / 'demo', weights=tmp_path / 'x.safetensors'))
+
+
+def test_what_is_no_drive_is_not_replaced(tmp_path: Path) -> None:
+    for name in ('drive', 'grids'):
+        mine = tmp_path / name / name / 'mine'
+        mine.parent.mkdir(parents=True)
+        mine.write_text('keep')
+        with pytest.raises(BevError, match=f'{name} is no .* and is not replaced'):
+            run_demo(DemoConfig(out=tmp_path / name))
+        assert mine.read_text() == 'keep'
+
+
+def test_a_place_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'file').write_text('')
+    for out in (tmp_path / 'file', tmp_path / 'file' / 'below'):
+        assert main(['demo', str(out)]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f'bev demo: {out} cannot be written: ')
+        assert error.count('\n') == 1

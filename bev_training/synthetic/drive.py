@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +22,10 @@ import numpy as np
 
 from bev_perception.errors import BagError, ConfigError
 from bev_training.synthetic import bag
+from bev_training.synthetic.folders import whole_folder
 from bev_training.synthetic.frames import frame_count
 from bev_training.synthetic.settings import DEPTH_PER_M, IMAGE_TRUTH, DriveConfig
-from bev_training.synthetic.slices import rendered
+from bev_training.synthetic.slices import Stopped, rendered
 from bev_training.synthetic.stored_truth import Truth, load_truth
 from bev_training.synthetic.truth import CLASSES
 
@@ -63,16 +62,20 @@ def write_drive(
         config: the settings.
         workers: processes that render; None takes one per core, up to 16.
         progress: called with the number of frames that were just written.
-        stopped: asked before every frame that this process renders itself.
+        stopped: asked in all that this process does itself: between its steps, and before every
+            frame.
 
     Raises:
         ConfigError: a setting is out of its range.
         BagError: the folder is not empty or cannot be written.
+        Stopped: `stopped` said so.
     """
     workers = worker_count(workers)
     rig = config.rig_or_default()
     with whole_folder(out) as work:
         world = config.world()
+        if stopped():
+            raise Stopped('writing was stopped')
         truth = _image_truth_folders(work, config) if config.image_truth else None
         slices = rendered(config, world, workers, truth=truth, stopped=stopped)
         with closing(slices):  # stops the processes on errors too
@@ -94,8 +97,27 @@ def write_drive(
             'depth_per_m': DEPTH_PER_M,
         }
         (work / 'drive.json').write_text(json.dumps(described, indent=1) + '\n')
-        size = sum(path.stat().st_size for path in work.rglob('*') if path.is_file())
+        size = _size_bytes(work)
     return DriveSummary(path=out, weather=world.conditions.weather, size_bytes=size, **counts)
+
+
+def read_summary(drive: Path) -> DriveSummary:
+    """Return what was said of a drive when it was written.
+
+    Raises:
+        BagError: its drive.json is missing or damaged.
+    """
+    names = ('weather', 'frames', 'images', 'sweeps', 'messages')
+    try:
+        described = json.loads((drive / 'drive.json').read_text())
+        known = {name: described[name] for name in names}
+        return DriveSummary(path=drive, size_bytes=_size_bytes(drive), **known)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BagError(f'{drive}/drive.json cannot be read: {error}') from error
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
 
 
 def worker_count(asked: int | None) -> int:
@@ -115,29 +137,3 @@ def _image_truth_folders(work: Path, config: DriveConfig) -> Path:
         for camera in config.rig_or_default().cameras:
             (truth / kind / camera.name).mkdir(parents=True)
     return truth
-
-
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """Give a temporary sibling of `out` that takes its name at the end, or vanishes.
-
-    Raises:
-        BagError: `out` is not empty or cannot be written.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BagError(f'{out} exists and is not an empty folder')
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
-    except OSError as error:
-        raise BagError(f'{out} cannot be written: {error.strerror}') from error
-    try:
-        work.chmod(0o755)
-        yield work
-        if out.exists():
-            out.rmdir()
-        work.rename(out)
-    except OSError as error:
-        raise BagError(f'{out} cannot be written: {error.strerror or error}') from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import replace
-from multiprocessing.context import SpawnContext
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from bev_perception.errors import BagError, BevError, ConfigError
-from bev_training.synthetic.drive import DriveSummary, worker_count, write_drive
+from bev_perception.errors import BagError, ConfigError
+from bev_training.synthetic.drive import DriveSummary, read_summary, worker_count, write_drive
+from bev_training.synthetic.folders import entries, hidden_folder
+from bev_training.synthetic.limits import MAX_SEED
+from bev_training.synthetic.processes import CONTEXT, processes, stopped
 from bev_training.synthetic.settings import DriveConfig
-from bev_training.synthetic.slices import be_worker
 
 _LOOK_S = 0.5  # how often the processes' progress is collected
 
@@ -33,6 +31,11 @@ def drive_configs(config: DriveConfig, count: int) -> list[DriveConfig]:
     """
     if count < 1:
         raise ConfigError(f'drives is {count}; it must be at least 1')
+    if config.seed + count - 1 > MAX_SEED:
+        raise ConfigError(
+            f'drives is {count}; seed {config.seed} and those after it, to {MAX_SEED}, are '
+            f'{MAX_SEED - config.seed + 1}'
+        )
     return [replace(config, seed=config.seed + number) for number in range(count)]
 
 
@@ -46,79 +49,86 @@ def write_drives(
 ) -> list[DriveSummary]:
     """Write `out`/drive-0000 and so on. Each appears whole; those before an error stay.
 
+    Drives that are there already, of the same settings, are kept: so an interrupted call is
+    finished by the same call again.
+
     Args:
-        out: a folder that does not exist yet or is empty.
+        out: a folder that does not exist yet, is empty or holds only such drives.
         config: the settings; every drive has its own seed, see `drive_configs`.
         count: number of drives.
         workers: processes; None takes one per core, up to 16.
-        progress: called with the number of frames that were just written.
+        progress: called with the number of frames that were just written, or found.
 
     Raises:
         ConfigError: a setting is out of its range.
-        BagError: the folder is not empty or cannot be written.
+        BagError: the folder holds something else or cannot be written.
     """
     workers = worker_count(workers)
-    configs = drive_configs(config, count)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BagError(f'{out} exists and is not an empty folder')
-    paths = [out / drive_name(number) for number in range(count)]
-    if workers == 1 or count < workers:
-        return [
-            write_drive(path, one, workers=workers, progress=progress)
-            for path, one in zip(paths, configs, strict=True)
-        ]
-    context = multiprocessing.get_context('spawn')
-    return _in_processes(context, paths, configs, workers, progress or (lambda frames: None))
+    report = progress or (lambda frames: None)
+    wanted = {drive_name(number): one for number, one in enumerate(drive_configs(config, count))}
+    found = _found(out, wanted)
+    for summary in found.values():
+        report(summary.frames)
+    left = {name: one for name, one in wanted.items() if name not in found}
+    if workers == 1 or len(left) < workers:
+        for name, one in left.items():
+            found[name] = write_drive(out / name, one, workers=workers, progress=progress)
+    else:
+        try:
+            found |= _in_processes(out, left, workers, report)
+        except OSError as error:
+            raise BagError(f'{out} cannot be written: {error.strerror or error}') from error
+    return [found[name] for name in wanted]
+
+
+def _found(out: Path, wanted: dict[str, DriveConfig]) -> dict[str, DriveSummary]:
+    """Return the wanted drives that are in a folder, in which nothing else may be."""
+    found = {}
+    for path in entries(out):
+        if path.name not in wanted or not wanted[path.name].is_of(path):
+            raise BagError(
+                f'{out} exists and is not an empty folder: {path.name} is no drive of these '
+                'settings'
+            )
+        found[path.name] = read_summary(path)
+    return found
 
 
 def _in_processes(
-    context: SpawnContext,
-    paths: list[Path],
-    configs: list[DriveConfig],
+    out: Path,
+    configs: dict[str, DriveConfig],
     workers: int,
-    progress: Callable[[int], None],
-) -> list[DriveSummary]:
-    stop, frames = context.Event(), context.Value('q', 0)
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start, initargs=(stop, frames)
-    )
-    shown = 0
-
-    def show() -> None:
-        nonlocal shown
-        now = frames.value
-        progress(now - shown)
-        shown = now
-
-    try:
-        waiting: set[Future[DriveSummary]]
-        futures = [pool.submit(_write, *each) for each in zip(paths, configs, strict=True)]
-        waiting = set(futures)
+    report: Callable[[int], None],
+) -> dict[str, DriveSummary]:
+    frames, shown = CONTEXT.Value('q', 0), 0
+    # What a process that is killed leaves behind vanishes with the hidden folder.
+    with hidden_folder(out) as work, processes(workers, _start, frames) as submit:
+        futures: dict[str, Future[DriveSummary]] = {
+            name: submit(_write, work / name, out / name, one) for name, one in configs.items()
+        }
+        waiting = set(futures.values())
         while waiting:
             done, waiting = wait(waiting, timeout=_LOOK_S, return_when=FIRST_EXCEPTION)
-            show()
+            now = frames.value
+            report(now - shown)
+            shown = now
             for future in done:
                 future.result()
-        return [future.result() for future in futures]
-    except BrokenProcessPool as error:
-        raise BevError('a rendering process died; is there enough memory?') from error
-    finally:
-        stop.set()  # drives that are half done are given up
-        pool.shutdown(wait=True, cancel_futures=True)
+        return {name: future.result() for name, future in futures.items()}
 
 
-_stop: Event  # of this process's pool
-_frames: Any  # counter that the pool's processes share
+_frames: Any  # counter that the processes share
 
 
-def _start(stop: Event, frames: Any) -> None:
-    global _stop, _frames
-    be_worker()
-    _stop, _frames = stop, frames
+def _start(frames: Any) -> None:
+    global _frames
+    _frames = frames
 
 
-def _write(path: Path, config: DriveConfig) -> DriveSummary:
-    return write_drive(path, config, workers=1, progress=_count, stopped=_stop.is_set)
+def _write(work: Path, out: Path, config: DriveConfig) -> DriveSummary:
+    done = write_drive(work, config, workers=1, progress=_count, stopped=stopped)
+    work.rename(out)
+    return replace(done, path=out)
 
 
 def _count(frames: int) -> None:

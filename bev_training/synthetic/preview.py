@@ -11,7 +11,6 @@ from math import ceil
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -32,8 +31,6 @@ from bev_training.synthetic.preview_colors import (
 )
 from bev_training.synthetic.preview_data import Shown, image_truth_of, show
 from bev_training.synthetic.stored_truth import Truth, load_truth
-
-matplotlib.use('Agg')
 
 MAX_ROWS = 24
 _INK, _PAPER = '#e8eaed', '#17181c'
@@ -57,7 +54,7 @@ def draw_preview(drive: Path, *, out: Path | None = None, frames: int = 4) -> Pa
 
     Args:
         drive: what `write_drive` wrote, or a folder of such folders.
-        out: PNG to write; None takes preview.png in `drive`.
+        out: PNG to write, *.png; None takes preview.png in `drive`.
         frames: how many instants of a single drive; of several, each shows its middle.
 
     Raises:
@@ -65,7 +62,10 @@ def draw_preview(drive: Path, *, out: Path | None = None, frames: int = 4) -> Pa
     """
     if frames < 1:
         raise ConfigError(f'frames is {frames}; it must be at least 1')
-    drives = _drives(drive)
+    path = out or drive / 'preview.png'
+    if path.suffix.lower() != '.png':
+        raise ConfigError(f'{path} must end in .png')
+    drives = drives_in(drive)
     rows, cut = [], ''
     if drives == [drive]:
         truth = load_truth(drive)
@@ -84,7 +84,6 @@ def draw_preview(drive: Path, *, out: Path | None = None, frames: int = 4) -> Pa
         title = f'{drive.name}: {len(drives)} drives{cut}'
     truths = image_truth_of(drives[0], rows[0].shown) if rows[0].truth.config.image_truth else {}
     figure = _sheet(title, rows, truths)
-    path = out or drive / 'preview.png'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format='png')
@@ -95,9 +94,18 @@ def draw_preview(drive: Path, *, out: Path | None = None, frames: int = 4) -> Pa
     return path
 
 
-def _drives(folder: Path) -> list[Path]:
-    """Return the folder itself, or the drives in it."""
+def drives_in(folder: Path) -> list[Path]:
+    """Return the folder itself, or the drives in it.
+
+    Raises:
+        BagError: it is a data set in nuScenes' format.
+    """
     inside = sorted(path.parent for path in folder.glob('*/drive.json'))
+    if not inside and any(folder.glob('v1.0-*/scene.json')):
+        raise BagError(
+            f"{folder} is a data set in nuScenes' format; this draws drives that were written "
+            'with --format bag'
+        )
     return [folder] if (folder / 'drive.json').exists() or not inside else inside
 
 

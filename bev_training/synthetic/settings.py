@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from bev_perception.errors import ConfigError
 from bev_perception.geometry.grid import BevGrid
-from bev_training.synthetic.limits import check_drive, check_seed
+from bev_training.synthetic.limits import MAX_SEED, check_drive, check_seed
 from bev_training.synthetic.rig import Rig, nuscenes_rig
 from bev_training.synthetic.rig_yaml import rig_as_dict, rig_from_dict
 from bev_training.synthetic.world import World
+from bev_training.synthetic.yaml_fields import Value
 
 FORMAT = 2  # of the files; raised also when the same settings give another drive
 MAX_JITTER_S = 0.005
@@ -67,7 +68,10 @@ class DriveConfig:
 
     @property
     def epoch_ns(self) -> int:
-        """Stamp at which the drive starts: fixed, and another one for every seed."""
+        """Stamp at which the drive starts: fixed by the seed.
+
+        Seeds that differ by a multiple of 100 000 share it; all others are hours apart.
+        """
         return (1_700_000_000 + 3600 * (self.seed % 100_000)) * 1_000_000_000
 
     def stamp_ns(self, time_s: float) -> int:
@@ -92,12 +96,15 @@ class DriveConfig:
         return self.rig or nuscenes_rig(self.size_px)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the settings as drive.json holds them: with the rig in full."""
+        """Return the settings as drive.json holds them: with the rig in full.
+
+        Its size_px is null where a rig was given, which has its own.
+        """
         settings = {
             'seconds': self.seconds,
             'seed': self.seed,
             'speed_mps': self.speed_mps,
-            'size_px': self.size_px,
+            'size_px': None if self.rig else self.size_px,
             'raw': self.raw,
             'jitter_s': self.jitter_s,
             'grid': asdict(self.grid),
@@ -114,22 +121,45 @@ class DriveConfig:
         return parsed
 
     @classmethod
-    def from_json(cls, described: dict[str, Any]) -> DriveConfig:
-        """Return the settings that drive.json holds; undoes `as_json`, the rig always given.
+    def from_json(cls, described: Any) -> DriveConfig:
+        """Return the settings that drive.json holds; undoes `as_json`.
 
         Raises:
             ConfigError: a field is missing, unknown or out of its range.
         """
+        top = Value(value=described, source='drive.json').items('a mapping of fields')
+        for name in ('settings', 'rig'):
+            if name not in top:
+                raise ConfigError(f'drive.json: {name}: is missing; it is required')
+        given = top['settings'].fields(_SETTINGS, _SETTINGS)
+        rig: Rig | None = rig_from_dict(top['rig'].value, 'drive.json: rig')
+        size_px, town_seed = DEFAULT_SIZE_PX, None
+        if given['town_seed'].value is not None:
+            town_seed = given['town_seed'].whole(0, MAX_SEED)
         try:
-            settings = dict(described['settings'])
-            grid: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in settings['grid'].items()
-            }
-            settings['size_px'] = tuple(settings['size_px'])
-            settings['grid'] = BevGrid(**grid)
-            return cls(**settings, rig=rig_from_dict(described['rig'], 'drive.json'))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f'drive.json: {type(error).__name__} {error}') from error
+            if given['size_px'].value is not None:
+                width, height = given['size_px'].numbers(2)
+                size_px = round(width), round(height)
+                default = json.loads(json.dumps(rig_as_dict(nuscenes_rig(size_px))))
+                if top['rig'].value == default:
+                    rig = None
+            return cls(
+                seconds=given['seconds'].number(),
+                seed=given['seed'].whole(0, MAX_SEED),
+                speed_mps=given['speed_mps'].number(),
+                size_px=size_px,
+                raw=_truth_value(given['raw']),
+                jitter_s=given['jitter_s'].number(),
+                grid=_grid(given['grid']),
+                weather=str(given['weather'].value),
+                town_seed=town_seed,
+                rig=rig,
+                image_truth=_truth_value(given['image_truth']),
+            )
+        except ConfigError as error:
+            if str(error).startswith('drive.json'):
+                raise
+            raise ConfigError(f'drive.json: settings: {error}') from error
 
     def is_of(self, drive: Path) -> bool:
         """Whether a folder holds a whole drive that was made from these settings."""
@@ -140,3 +170,25 @@ class DriveConfig:
         return isinstance(found, dict) and all(
             found.get(k) == v for k, v in self.as_json().items()
         )
+
+
+_SETTINGS = tuple(each.name for each in fields(DriveConfig) if each.name != 'rig')
+
+
+def _truth_value(value: Value) -> bool:
+    if not isinstance(value.value, bool):
+        raise value.error('true or false')
+    return value.value
+
+
+def _grid(value: Value) -> BevGrid:
+    names = tuple(each.name for each in fields(BevGrid))
+    given = value.fields(names, names)
+    x, y, z = (given[f'{axis}_range_m'].numbers(2) for axis in 'xyz')
+    return BevGrid(
+        x_range_m=(x[0], x[1]),
+        y_range_m=(y[0], y[1]),
+        z_range_m=(z[0], z[1]),
+        cell_m=given['cell_m'].number(),
+        z_cells=given['z_cells'].whole(1, 1000),
+    )

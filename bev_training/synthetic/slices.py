@@ -7,14 +7,10 @@ memory until it is their turn to be written. Semantics and depth go straight to 
 from __future__ import annotations
 
 import math
-import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from dataclasses import dataclass
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import cv2
@@ -25,6 +21,8 @@ from bev_perception.errors import BevError
 from bev_perception.shapes import AnyArray, ImageRgb
 from bev_training.synthetic.frames import Frame, exposure_times_s, frame_count, render_frame
 from bev_training.synthetic.lidar import sweep
+from bev_training.synthetic.processes import processes
+from bev_training.synthetic.processes import stopped as processes_stopped
 from bev_training.synthetic.rendering.renderer import Renderer
 from bev_training.synthetic.rendering.scene import Scene
 from bev_training.synthetic.settings import DriveConfig
@@ -73,14 +71,19 @@ class SliceRenderer:
             config: the drive.
             world: of the drive.
             truth: folder that takes the images' truth; it has a folder per kind and camera.
-            stopped: asked before every frame.
+            stopped: asked before the scene is built and before every frame.
+
+        Raises:
+            Stopped: `stopped` said so.
         """
         self.config = config
         self.truth = truth
         self.stopped = stopped
         self.world = world
         self.rig = config.rig_or_default()
+        self._check()
         self.scene = Scene(world)
+        self._check()
         self.renderer = Renderer(self.scene)
 
     def render(self, number: int) -> Slice:
@@ -102,8 +105,7 @@ class SliceRenderer:
 
     def _frame(self, number: int) -> Frame:
         """Render one cycle of the cameras, and write its semantics and depth."""
-        if self.stopped():
-            raise Stopped('rendering was stopped')
+        self._check()
         config = self.config
         times = exposure_times_s(self.rig, number, seed=config.seed, jitter_s=config.jitter_s)
         made = render_frame(self.renderer, self.rig, times, grid=config.grid, noise_seed=(number,))
@@ -120,8 +122,7 @@ class SliceRenderer:
         if lidar is None:
             return sweeps
         for turn in _numbers(number, lidar.hz, self.config.seconds):
-            if self.stopped():
-                raise Stopped('rendering was stopped')
+            self._check()
             time_s = turn / lidar.hz
             points = sweep(
                 self.scene.at(time_s),
@@ -133,6 +134,10 @@ class SliceRenderer:
             )
             sweeps.append((time_s, points))
         return sweeps
+
+    def _check(self) -> None:
+        if self.stopped():
+            raise Stopped('rendering was stopped')
 
 
 def _stored(config: DriveConfig, world: World, number: int, made: Frame) -> dict[str, AnyArray]:
@@ -194,43 +199,31 @@ def rendered(
         for number in range(count):
             yield renderer.render(number)
         return
-    context = multiprocessing.get_context('spawn')  # safe beside the caller's threads
-    stop = context.Event()
-    pool = ProcessPoolExecutor(
-        min(workers, count), mp_context=context, initializer=_start, initargs=(config, truth, stop)
-    )
     waiting: deque[Future[Slice]] = deque()
-    try:
+    with processes(min(workers, count), _start, config, truth) as submit:
         for number in range(count):
-            waiting.append(pool.submit(_render, number))
+            waiting.append(submit(_render, number))
             if len(waiting) > workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise BevError('a rendering process died; is there enough memory?') from error
-    finally:
-        stop.set()  # nobody waits for what is still being rendered
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
-_worker: SliceRenderer  # of this process
+_job: tuple[DriveConfig, Path | None]  # of this process
+_renderer: SliceRenderer | None = None  # of this process, once it has something to render
 
 
-def _start(config: DriveConfig, truth: Path | None, stop: Event) -> None:
-    global _worker
-    be_worker()
-    _worker = SliceRenderer(config, config.world(), truth, stop.is_set)
+def _start(config: DriveConfig, truth: Path | None) -> None:
+    global _job
+    _job = config, truth
 
 
 def _render(number: int) -> Slice:
-    return _worker.render(number)
-
-
-def be_worker() -> None:
-    """Set up a process of a pool: one thread, and Ctrl-C is for the parent, which stops us."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
+    global _renderer
+    if _renderer is None:
+        config, truth = _job
+        _renderer = SliceRenderer(config, config.world(), truth, processes_stopped)
+    return _renderer.render(number)
 
 
 def _numbers(number: int, hz: int, seconds: float) -> range:

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 
 from bev_perception.errors import BagError, ConfigError
 from bev_perception.shapes import AnyArray, Array, Index, Mask, Rigid
+from bev_training.synthetic.categories import OBJECTS
+from bev_training.synthetic.conditions import WEATHERS
 from bev_training.synthetic.settings import DEPTH_PER_M, FORMAT, DriveConfig
 from bev_training.synthetic.truth import class_grids
 from bev_training.synthetic.world import Boxes, World
@@ -114,37 +115,103 @@ def load_truth(drive: Path) -> Truth:
     """Read the truth of a drive.
 
     Raises:
-        BagError: it is missing, or of another version of this generator.
+        BagError: it is missing, damaged or of another version of this generator.
     """
     try:
         described = json.loads((drive / 'drive.json').read_text())
-        found = described.get('format') if isinstance(described, dict) else None
-        if found != FORMAT:
-            raise BagError(f'{drive}/drive.json: format is {found}, not {FORMAT}')
-        with np.load(drive / 'truth.npz') as data:
-            arrays = {name: data[name] for name in data.files}
-        return Truth(
-            stamps_ns=arrays['stamps_ns'],
-            classes=tuple(str(name) for name in arrays['classes']),
-            grids=arrays['grids'] > 0,
-            odom_T_base=arrays['odom_T_base'],
-            box_frame=arrays['box_frame'].astype(np.int64),
-            box_actor=arrays['box_actor'].astype(np.int64),
-            box_category=arrays['box_category'].astype(np.int64),
-            box_pose=arrays['box_pose'],
-            box_size_m=arrays['box_size_m'],
-            box_velocity_mps=arrays['box_velocity_mps'],
-            box_visibility=arrays['box_visibility'].astype(float),
-            box_parked=arrays['box_parked'],
-            weather=str(described['weather']),
-            config=DriveConfig.from_json(described),
-        )
+    except FileNotFoundError as error:
+        raise BagError(f'{drive} is no synthetic drive: drive.json is missing') from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise BagError(f'{drive} is no synthetic drive: drive.json: {error}') from error
+    found = described.get('format') if isinstance(described, dict) else None
+    if found != FORMAT:
+        raise BagError(f'{drive}/drive.json: format is {found}, not {FORMAT}')
+    weather = described.get('weather')
+    if weather not in WEATHERS:
+        raise BagError(f'{drive}/drive.json: weather is {weather!r}; known are {list(WEATHERS)}')
+    try:
+        config = DriveConfig.from_json(described)
     except ConfigError as error:
-        raise BagError(f'{drive}: {error}') from error
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise BagError(f'{drive} is no synthetic drive: {error}') from error
-    except KeyError as error:
-        raise BagError(f'{drive} is no whole synthetic drive: {error} is missing') from error
+        raise BagError(f'{drive}/{error}') from error
+    try:
+        arrays = _arrays(drive / 'truth.npz')
+    except FileNotFoundError as error:
+        raise BagError(f'{drive} is no whole synthetic drive: truth.npz is missing') from error
+    except Exception as error:  # numpy, zipfile, zlib and tokenize have a dozen for such files
+        said = ' '.join(str(error).split()) or type(error).__name__
+        raise BagError(f'{drive} is no synthetic drive: truth.npz: {said}') from error
+    problem = _problem(arrays, config)
+    if problem:
+        raise BagError(f'{drive} is no synthetic drive: truth.npz: {problem}')
+    return Truth(
+        stamps_ns=arrays['stamps_ns'],
+        classes=tuple(str(name) for name in arrays['classes']),
+        grids=arrays['grids'] > 0,
+        odom_T_base=arrays['odom_T_base'],
+        box_frame=arrays['box_frame'].astype(np.int64),
+        box_actor=arrays['box_actor'].astype(np.int64),
+        box_category=arrays['box_category'].astype(np.int64),
+        box_pose=arrays['box_pose'],
+        box_size_m=arrays['box_size_m'],
+        box_velocity_mps=arrays['box_velocity_mps'],
+        box_visibility=arrays['box_visibility'].astype(float),
+        box_parked=arrays['box_parked'],
+        weather=weather,
+        config=config,
+    )
+
+
+# Kinds of the arrays, and their axes: T frames, N boxes, C classes, Y and X of the grid.
+_ARRAYS: dict[str, tuple[str, tuple[int | str, ...]]] = {
+    'stamps_ns': ('iu', ('T',)),
+    'classes': ('U', ('C',)),
+    'grids': ('bu', ('T', 'C', 'Y', 'X')),
+    'odom_T_base': ('f', ('T', 4, 4)),
+    'box_frame': ('iu', ('N',)),
+    'box_actor': ('iu', ('N',)),
+    'box_category': ('iu', ('N',)),
+    'box_pose': ('f', ('N', 4, 4)),
+    'box_size_m': ('f', ('N', 3)),
+    'box_velocity_mps': ('f', ('N', 3)),
+    'box_visibility': ('f', ('N',)),
+    'box_parked': ('b', ('N',)),
+}
+
+
+def _arrays(path: Path) -> dict[str, AnyArray]:
+    data = np.load(path)
+    if not isinstance(data, np.lib.npyio.NpzFile):
+        raise ValueError('is no archive of arrays')
+    with data:
+        return {name: data[name] for name in data.files}
+
+
+def _problem(arrays: dict[str, AnyArray], config: DriveConfig) -> str:
+    """Return what is wrong with stored arrays, or nothing."""
+    _, rows, columns = config.grid.shape
+    sizes: dict[int | str, int] = {'Y': rows, 'X': columns}
+    for name, (kinds, axes) in _ARRAYS.items():
+        if name not in arrays:
+            return f'{name} is missing'
+        array = arrays[name]
+        if array.ndim == len(axes):  # the first array that has an axis says how long it is
+            sizes = {**dict(zip(axes, array.shape, strict=True)), **sizes}
+        wanted = tuple(axis if isinstance(axis, int) else sizes.get(axis) for axis in axes)
+        if array.shape != wanted:
+            named = ', '.join(map(str, axes))
+            return f'{name} has the shape {array.shape}, which is no ({named}) of this drive'
+        if array.dtype.kind not in kinds:
+            return f'{name} holds {array.dtype}'
+        if not sizes['T']:
+            return 'stamps_ns is empty'
+    frames, category = arrays['box_frame'], arrays['box_category']
+    if (np.diff(arrays['stamps_ns']) <= 0).any():
+        return 'stamps_ns does not rise'
+    if (frames[1:] < frames[:-1]).any() or not ((frames >= 0) & (frames < sizes['T'])).all():
+        return f'box_frame does not rise from 0 to {sizes["T"] - 1}'
+    if not ((category >= 0) & (category < len(OBJECTS))).all():
+        return f'box_category is not within 0 to {len(OBJECTS) - 1}'
+    return ''
 
 
 def image_truth(drive: Path, camera: str, stamp_ns: int) -> tuple[AnyArray, AnyArray]:

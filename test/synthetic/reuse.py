@@ -31,6 +31,7 @@ def world_of(config: DriveConfig) -> World:
         speed_mps=config.speed_mps,
         weather=config.weather,
         town_seed=config.town_seed,
+        vehicle=config.rig_or_default().vehicle,
     )
 
 

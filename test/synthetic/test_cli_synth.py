@@ -114,46 +114,54 @@ def test_nuscenes_format(
 
 
 @pytest.mark.parametrize(
-    'words',
+    ('line', 'expected'),
     [
-        ['synth'],
-        ['synth', 'x', '--size', 'big'],
-        ['synth', 'x', '--size', '8x8'],
-        ['synth', 'x', '--seconds', '-3'],
-        ['synth', 'x', '--seconds', 'nan'],
-        ['synth', 'x', '--speed', '26'],
-        ['synth', 'x', '--workers', '0'],
-        ['synth', 'x', '--weather', 'snow'],
-        ['synth', 'x', '--jitter', '1'],
-        ['synth', 'x', '--town', '-1'],
-        ['synth', 'x', '--drives', '0'],
-        ['synth', 'x', '--drives', '2', '--seed', str(2**32 - 1)],
-        ['synth', 'x', '--format', 'kitti'],
-        ['synth', 'x', '--scenes', '3'],
-        ['synth', 'x', '--format', 'nuscenes', '--scenes', '1000'],
-        ['synth', 'x', '--format', 'nuscenes', '--drives', '2'],
-        ['synth', 'x', '--format', 'nuscenes', '--raw'],
-        ['synth', 'x', '--format', 'nuscenes', '--town', '0'],
-        ['preview'],
-        ['preview', 'x', '--frames', '0'],
-        ['nonsense'],
-        [],
+        ('synth', 'required: OUT'),
+        ('synth x --size big', "argument --size: 'big' is no size such as 1600x900"),
+        ('synth x --size 8x8', '--size is 8x8; it must lie between'),
+        ('synth x --size 8x8 --rig no.yaml', '--size is 8x8; it must lie between'),
+        ('synth x --size 8x8 --format nuscenes', '--size is 8x8; it must lie between'),
+        ('synth x --seconds -3', '--seconds is -3; it must lie in'),
+        ('synth x --seconds nan', '--seconds is nan; it must lie in'),
+        ('synth x --format nuscenes --seconds 0', '--seconds is 0; it must lie in'),
+        ('synth x --speed 26', '--speed is 26; it must lie in'),
+        ('synth x --workers 0', "argument --workers: '0' is no number above zero"),
+        ('synth x --weather snow', "--weather is 'snow'; known are any, clear"),
+        ('synth x --jitter 1', '--jitter is 1; it must lie in'),
+        ('synth x --town -1', '--town is -1; it must be'),
+        ('synth x --seed -1', '--seed is -1; it must be'),
+        ('synth x --drives 0', "argument --drives: '0' is no number above zero"),
+        ('synth x --drives 2 --seed 4294967295', '--drives is 2; seed 4294967295'),
+        ('synth x --format kitti', "argument --format: invalid choice: 'kitti'"),
+        ('synth x --scenes 3', '--scenes needs --format nuscenes; see --drives'),
+        ('synth x --format nuscenes --scenes 1000', '--scenes is 1000; it must be'),
+        ('synth x --format nuscenes --drives 2', '--drives needs --format bag'),
+        ('synth x --format nuscenes --raw', '--raw needs --format bag'),
+        ('synth x --format nuscenes --town 0', '--town needs --format bag'),
+        ('synth x --foo', 'unknown: --foo'),
+        ('preview', 'required: DRIVE'),
+        ('preview x --frames 0', "argument --frames: '0' is no number above zero"),
+        ('nonsense', "invalid choice: 'nonsense'"),
+        ('', 'required: VERB'),
     ],
-    ids=' '.join,
 )
 def test_wrong_usage(
-    words: list[str],
+    line: str,
+    expected: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    words = line.split()
     with pytest.raises(SystemExit) as stop:
         cli.main(words)
     assert stop.value.code == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith('bev') and 'error: ' in error
-    assert not list(tmp_path.iterdir())
+    printed = capsys.readouterr()
+    program = f'bev {words[0]}' if line and words[0] != 'nonsense' else 'bev'
+    assert printed.err.startswith(f'{program}: error: ') and expected in printed.err
+    assert printed.err.endswith(f'; see {program} --help\n') and printed.err.count('\n') == 1
+    assert not printed.out and not list(tmp_path.iterdir())
 
 
 def test_failures_are_one_line(
@@ -175,7 +183,9 @@ def test_failures_are_one_line(
     [
         (KeyboardInterrupt(), 130, 'stopped'),
         (BagError('no space'), 1, 'no space'),
-        (ModuleNotFoundError('No', name='embreex'), 1, 'embreex, which is not installed'),
+        (ModuleNotFoundError('No', name='embreex'), 1, 'pip install embreex (x86-64 only)'),
+        (ModuleNotFoundError('No', name='shapely'), 1, 'pip install shapely'),
+        (ModuleNotFoundError('No', name='matplotlib'), 1, 'pip install matplotlib'),
     ],
 )
 def test_exit_codes(
@@ -210,3 +220,17 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, printed.splitlines())) <= 100
     if verb != 'demo':
         assert 'examples:' in printed
+    if verb == 'synth':
+        assert 'the same command goes on with those that are missing' in printed
+
+
+def test_the_same_command_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ['synth', str(tmp_path / 'out'), *QUICK, '--json', '--drives']
+    assert cli.main([*words, '1']) == 0
+    first = (tmp_path / 'out' / 'drive-0000' / 'drive.json').stat().st_mtime_ns
+    assert cli.main([*words, '2']) == 0
+    assert (tmp_path / 'out' / 'drive-0000' / 'drive.json').stat().st_mtime_ns == first
+    once, twice = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert twice['drives'][0] == once['drives'][0] and len(twice['drives']) == 2
+    assert cli.main([*words, '2', '--raw']) == 1
+    assert 'drive-0000 is no drive of these settings' in capsys.readouterr().err

@@ -327,6 +327,12 @@ def test_settings_are_read_back(tmp_path: Path) -> None:
     again = DriveConfig.from_json(described)
     assert again.as_json() == config.as_json()
     assert again.rig_or_default().cameras[0].camera == config.rig_or_default().cameras[0].camera
+    assert described['settings']['size_px'] is None  # the rig has its own
+    assert again.rig is not None
+    plain = DriveConfig(size_px=(320, 180))
+    back = DriveConfig.from_json(plain.as_json())
+    assert plain.as_json()['settings']['size_px'] == [320, 180] and back.rig is None
+    assert back.as_json() == plain.as_json()
     del described['settings']['size_px']
     with pytest.raises(ConfigError, match='size_px'):
         DriveConfig.from_json(described)

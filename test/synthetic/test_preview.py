@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -171,8 +172,46 @@ def test_rerun_is_optional(
     monkeypatch.setitem(sys.modules, 'rerun', None)
     words = ['preview', str(made), '--out', str(tmp_path / 'x.png'), '--frames', '1']
     assert cli.main([*words, '--rerun', str(tmp_path / 'x.rrd')]) == 1
-    assert 'pip install bev_perception[viz]' in capsys.readouterr().err
-    assert not (tmp_path / 'x.rrd').exists()
+    printed = capsys.readouterr()
+    assert 'pip install rerun-sdk' in printed.err and printed.err.count('\n') == 1
+    assert not printed.out and not list(tmp_path.iterdir())  # before anything is drawn
+
+
+def test_rerun_takes_one_drive(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ['preview', str(made.parent), '--out', str(tmp_path / 'x.png')]
+    assert cli.main([*words, '--rerun', str(tmp_path / 'x.rrd')]) == 1
+    printed = capsys.readouterr()
+    assert printed.err == f'bev preview: --rerun takes one drive; {made.parent} holds several\n'
+    assert not printed.out and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('name', ['x.jpg', 'x', 'x.pdf'])
+def test_pictures_are_png(
+    name: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(['preview', str(made), '--out', str(tmp_path / name)]) == 1
+    assert capsys.readouterr().err == f'bev preview: {tmp_path / name} must end in .png\n'
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_data_set_in_nuscenes_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / 'v1.0-mini').mkdir()
+    (tmp_path / 'v1.0-mini' / 'scene.json').write_text('[]')
+    assert cli.main(['preview', str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "nuScenes' format" in error and '--format bag' in error and error.count('\n') == 1
+
+
+def test_drawing_leaves_the_callers_matplotlib_alone() -> None:
+    """In a process of its own: this one may have chosen a backend already."""
+    program = (
+        'import matplotlib; matplotlib.use("svg")\n'
+        'import bev_training.picture, bev_training.synthetic.preview\n'
+        'assert matplotlib.get_backend() == "svg", matplotlib.get_backend()'
+    )
+    subprocess.run([sys.executable, '-c', program], check=True)
 
 
 def test_rerun(made: Path, tmp_path: Path) -> None:

@@ -9,16 +9,13 @@ The same settings give the same bytes, whatever the number of processes.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.synchronize import Event
+from concurrent.futures import FIRST_EXCEPTION, wait
 from pathlib import Path
 from typing import Any
 
-from bev_perception.errors import BevError
-from bev_training.synthetic.drive import whole_folder, worker_count
+from bev_training.synthetic.drive import worker_count
+from bev_training.synthetic.folders import whole_folder
 from bev_training.synthetic.nuscenes_format.config import (
     TRAIN,
     VAL,
@@ -37,7 +34,7 @@ from bev_training.synthetic.nuscenes_format.tables import (
     merge,
     write_tables,
 )
-from bev_training.synthetic.slices import be_worker
+from bev_training.synthetic.processes import CONTEXT, processes, stopped
 
 _LOOK_S = 0.2  # how often the processes' progress is collected
 
@@ -105,17 +102,10 @@ def _written(
         for plan in plans:
             yield SceneWriter(work, config, plan).write(lambda: report(1), threads=workers)
         return
-    context = multiprocessing.get_context('spawn')  # safe beside the caller's threads
-    stop, samples = context.Event(), context.Value('q', 0)
-    pool = ProcessPoolExecutor(
-        min(workers, len(plans)),
-        mp_context=context,
-        initializer=_start,
-        initargs=(work, config, stop, samples),
-    )
+    samples = CONTEXT.Value('q', 0)
     shown = 0
-    try:
-        futures = [pool.submit(_write, plan) for plan in plans]
+    with processes(min(workers, len(plans)), _start, work, config, samples) as submit:
+        futures = [submit(_write, plan) for plan in plans]
         waiting = set(futures)
         while waiting:
             done, waiting = wait(waiting, timeout=_LOOK_S, return_when=FIRST_EXCEPTION)
@@ -126,30 +116,24 @@ def _written(
             for future in done:
                 future.result()  # raises what went wrong there
         yield from (future.result() for future in futures)
-    except BrokenProcessPool as error:
-        raise BevError('a rendering process died; is there enough memory?') from error
-    finally:
-        stop.set()  # nobody waits for scenes that are half done
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
-_job: tuple[Path, NuscenesConfig, Event, Any]  # of this process
+_job: tuple[Path, NuscenesConfig, Any]  # of this process
 
 
-def _start(work: Path, config: NuscenesConfig, stop: Event, samples: Any) -> None:
+def _start(work: Path, config: NuscenesConfig, samples: Any) -> None:
     global _job
-    be_worker()
-    _job = work, config, stop, samples
+    _job = work, config, samples
 
 
 def _write(plan: ScenePlan) -> Tables:
-    work, config, stop, samples = _job
+    work, config, samples = _job
 
     def count() -> None:
         with samples.get_lock():
             samples.value += 1
 
-    return SceneWriter(work, config, plan).write(count, stop.is_set)
+    return SceneWriter(work, config, plan).write(count, stopped)
 
 
 def _joined_maps(records: list[Record]) -> list[Record]:

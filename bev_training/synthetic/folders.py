@@ -1,0 +1,108 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bev_perception.errors import BagError
+
+_HIDDEN = '.unfinished-'
+
+
+def entries(out: Path) -> list[Path]:
+    """Return what is in a folder to write to, sorted; nothing if it does not exist yet.
+
+    Raises:
+        BagError: it is no folder, a link to nothing or cannot be read.
+    """
+    try:
+        if out.is_symlink() and not out.exists():
+            raise BagError(f'{out} is a link to {os.readlink(out)}, which does not exist')
+        if not out.exists():
+            return []
+        if not out.is_dir():
+            raise BagError(f'{out} exists and is not an empty folder')
+        return sorted(out.iterdir())
+    except OSError as error:
+        raise BagError(f'{out} cannot be read: {error.strerror}') from error
+
+
+@contextmanager
+def existing_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder with its parents; those that are empty at the end vanish again.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]  # deepest first
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    finally:
+        for path in new:
+            try:
+                path.rmdir()
+            except OSError:  # something is in it
+                break
+
+
+@contextmanager
+def hidden_folder(parent: Path) -> Iterator[Path]:
+    """Give a new folder in another one, which is made if need be; it vanishes at the end.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with existing_folder(parent):
+        work = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=parent))
+        try:
+            work.chmod(0o755)
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """Give a hidden folder whose contents are in `out` at the end, or nowhere.
+
+    A folder that exists is filled, not replaced: it may be a mount point, the target of a link or
+    somebody's working directory.
+
+    Raises:
+        BagError: `out` is not empty or cannot be written.
+    """
+    if entries(out):
+        raise BagError(f'{out} exists and is not an empty folder')
+    try:
+        target = Path(os.path.realpath(out))
+        exists = target.exists()
+        with hidden_folder(target if exists else target.parent) as work:
+            yield work
+            if exists:
+                _move(work, target)
+            else:
+                work.rename(target)
+    except OSError as error:
+        raise BagError(f'{out} cannot be written: {error.strerror or error}') from error
+
+
+def _move(work: Path, target: Path) -> None:
+    """Move what is in a folder to the folder around it, all or nothing."""
+    if entries(target) != [work]:
+        raise BagError(f'{target} is not empty any more')
+    # Last what tells that a drive is whole.
+    names = sorted((path.name for path in work.iterdir()), key=lambda n: (n == 'drive.json', n))
+    try:
+        for name in names:
+            (work / name).rename(target / name)
+    except BaseException:
+        for name in names:
+            if not (work / name).exists():
+                (target / name).rename(work / name)
+        raise
