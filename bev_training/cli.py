@@ -176,7 +176,7 @@ Write a synthetic drive through a procedural town with traffic, pedestrians and 
 cameras (12 Hz, one after the other around the vehicle) or any other rig, a lidar (20 Hz) and exact
 poses (50 Hz), with the truth.
 
-  OUT/bag/        rosbag2 (mcap) that any ROS 2 reads: try `ros2 bag info OUT/bag`
+  OUT/bag/        rosbag2 (mcap) for ROS 2 Jazzy and later: `ros2 bag info OUT/bag`
   OUT/truth.npz   class grids and the objects' boxes at every frame
   OUT/truth/      semantics and depth of every image, as PNG
   OUT/drive.json  the settings, with the rig
