@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/train_demo_weights.py weights/synthetic.safetensors
 
 The encoder's trunk stays as ImageNet left it, so its features are computed once and a step costs
-half a second on two cores. The demo's drive (seed 1000) is in a town that the network never saw.
+half a second on two cores. The demo's drive (seed 1005) is in a town that the network never saw.
 The result knows this generator's world and nothing else. The same command gives the same weights
 up to the rounding of the machine's convolutions.
 """

@@ -321,8 +321,8 @@ def _add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     verb.add_argument(
         'out', type=Path, nargs='?', metavar='OUT', default=Path('out/demo'), help='(out/demo)'
     )
-    verb.add_argument('--seconds', type=float, default=8.0, help='length of the drive (8)')
-    verb.add_argument('--seed', type=int, default=1000, help='of the drive (1000)')
+    verb.add_argument('--seconds', type=float, default=6.0, help='length of the drive (6)')
+    verb.add_argument('--seed', type=int, default=1005, help='of the drive (1005)')
     verb.add_argument('--rate', type=float, default=1.0, help='bag seconds per second (1)')
     verb.add_argument('--checkpoint', type=Path, help='weights (default: those shipped here)')
     verb.set_defaults(run=demo, wrong_usage=verb.error)

@@ -59,8 +59,8 @@ class DemoConfig:
     """
 
     out: Path
-    seconds: float = 8.0
-    seed: int = 1000
+    seconds: float = 6.0
+    seed: int = 1005
     rate: float = 1.0
     weights: Path | None = None
 
