@@ -19,7 +19,7 @@ from bev_training.synthetic.town.town import Town
 from bev_training.synthetic.world import World
 
 GROUND, NOTHING = -1, -2  # in Hits.actor
-REACH_M = 160.0  # movers farther from the vehicle are left out
+REACH_M = 125.0  # movers farther from the vehicle are left out
 _FAR_M = 1500.0  # the ground goes on so far beyond the town
 _HILLS_M = 45.0  # and rises: the horizon is closed
 _KEPT = 64  # instants: those of all cameras around a key frame; a few MB
