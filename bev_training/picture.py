@@ -54,7 +54,7 @@ def draw_sheet(
     everywhere = np.ones_like(valid)
 
     def panel(row: int, column: int, picture: ImageRgb, title: str) -> None:
-        _grid_panel(figure.add_subplot(panels[row, column]), picture, grid, title)
+        grid_panel(figure.add_subplot(panels[row, column]), picture, grid, title)
 
     panel(0, 0, draw_bev(probability, valid, names), 'all classes')
     panel(1, 0, draw_bev(truth.astype(np.float32), everywhere, names), 'truth')
@@ -114,11 +114,14 @@ def _agreement(
     return forward_up(picture)
 
 
-def _grid_panel(ax: Axes, picture: ImageRgb, grid: BevGrid, title: str) -> None:
+def grid_panel(
+    ax: Axes, picture: ImageRgb, grid: BevGrid, title: str, *, fontsize: int = 10
+) -> None:
+    """Show a picture of a grid with ticks in metres, the vehicle as a red mark."""
     (x0, x1), (y0, y1) = grid.x_range_m, grid.y_range_m
     ax.imshow(picture, extent=(y1, y0, x0, x1), interpolation='nearest')
     ax.plot(0, 0, marker='^', color='#ef5350', markersize=5)
-    ax.set_title(title, color=_INK, fontsize=10, pad=3)
-    ax.tick_params(colors=_INK, labelsize=7, length=2)
+    ax.set_title(title, color=_INK, fontsize=fontsize, pad=0.3 * fontsize)
+    ax.tick_params(colors=_INK, labelsize=0.7 * fontsize, length=2)
     for spine in ax.spines.values():
         spine.set_visible(False)

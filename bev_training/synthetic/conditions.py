@@ -58,6 +58,16 @@ class Conditions:
         return float(x), float(y), float(np.sin(self.sun_height))
 
 
+def check_weather(weather: str) -> None:
+    """Check that there is such a weather.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if weather not in ('any', *WEATHERS):
+        raise ConfigError(f'weather is {weather!r}; known are any, {", ".join(WEATHERS)}')
+
+
 def draw_conditions(rng: np.random.Generator, weather: str = 'any') -> Conditions:
     """Draw the conditions of a drive.
 
@@ -68,8 +78,7 @@ def draw_conditions(rng: np.random.Generator, weather: str = 'any') -> Condition
     Raises:
         ConfigError: no such weather.
     """
-    if weather != 'any' and weather not in WEATHERS:
-        raise ConfigError(f'weather is {weather!r}; known are any, {", ".join(WEATHERS)}')
+    check_weather(weather)
     drawn = WEATHERS[int(rng.choice(len(WEATHERS), p=[0.42, 0.2, 0.13, 0.13, 0.12]))]
     kind = drawn if weather == 'any' else next(w for w in WEATHERS if w == weather)
     yaw, height = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(22, 62))

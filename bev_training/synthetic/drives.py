@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,8 @@ from bev_perception.errors import BagError, ConfigError
 from bev_training.synthetic.drive import DriveSummary, read_summary, worker_count, write_drive
 from bev_training.synthetic.folders import entries, hidden_folder
 from bev_training.synthetic.limits import MAX_SEED
-from bev_training.synthetic.processes import CONTEXT, processes, stopped
+from bev_training.synthetic.processes import CONTEXT, processes, stopped, wait_for
 from bev_training.synthetic.settings import DriveConfig
-
-_LOOK_S = 0.5  # how often the processes' progress is collected
 
 
 def drive_name(number: int) -> str:
@@ -100,20 +98,13 @@ def _in_processes(
     workers: int,
     report: Callable[[int], None],
 ) -> dict[str, DriveSummary]:
-    frames, shown = CONTEXT.Value('q', 0), 0
+    frames = CONTEXT.Value('q', 0)
     # What a process that is killed leaves behind vanishes with the hidden folder.
     with hidden_folder(out) as work, processes(workers, _start, frames) as submit:
         futures: dict[str, Future[DriveSummary]] = {
             name: submit(_write, work / name, out / name, one) for name, one in configs.items()
         }
-        waiting = set(futures.values())
-        while waiting:
-            done, waiting = wait(waiting, timeout=_LOOK_S, return_when=FIRST_EXCEPTION)
-            now = frames.value
-            report(now - shown)
-            shown = now
-            for future in done:
-                future.result()
+        wait_for(futures.values(), frames, report)
         return {name: future.result() for name, future in futures.items()}
 
 

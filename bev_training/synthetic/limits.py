@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bev_perception.errors import ConfigError
-from bev_training.synthetic.conditions import WEATHERS
+from bev_training.synthetic.conditions import check_weather
 
 MAX_SECONDS = 300.0
 MAX_SPEED_MPS = 25.0
@@ -20,8 +20,7 @@ def check_drive(*, seconds: float, speed_mps: float, weather: str) -> None:
         raise ConfigError(f'seconds is {seconds:g}; it must lie in (0, {MAX_SECONDS:g}]')
     if not 0 <= speed_mps <= MAX_SPEED_MPS:
         raise ConfigError(f'speed_mps is {speed_mps:g}; it must lie in [0, {MAX_SPEED_MPS:g}]')
-    if weather not in ('any', *WEATHERS):
-        raise ConfigError(f'weather is {weather!r}; known are any, {", ".join(WEATHERS)}')
+    check_weather(weather)
 
 
 def check_seed(name: str, seed: int) -> None:

@@ -21,6 +21,7 @@ from bev_perception.errors import BagError, ConfigError
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.pictures import class_color, draw_bev
 from bev_perception.shapes import AnyArray, ImageRgb
+from bev_training.picture import grid_panel
 from bev_training.synthetic.preview_colors import (
     BOX_COLORS,
     SEMANTIC_COLORS,
@@ -245,11 +246,4 @@ def _blank(figure: Figure, cell: SubplotSpec) -> Axes:
 def _panel(
     figure: Figure, cell: SubplotSpec, picture: ImageRgb, grid: BevGrid, title: str
 ) -> None:
-    (x0, x1), (y0, y1) = grid.x_range_m, grid.y_range_m
-    ax = figure.add_subplot(cell)
-    ax.imshow(picture, extent=(y1, y0, x0, x1), interpolation='nearest')
-    ax.plot(0, 0, marker='^', color='#ef5350', markersize=5)
-    ax.set_title(title, color=_INK, fontsize=8, pad=2)
-    ax.tick_params(colors=_INK, labelsize=6, length=2)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    grid_panel(figure.add_subplot(cell), picture, grid, title, fontsize=8)

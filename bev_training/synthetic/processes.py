@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event
@@ -18,6 +18,7 @@ from bev_perception.errors import BevError
 
 # Spawned: safe beside the caller's threads.
 CONTEXT = multiprocessing.get_context('spawn')
+_LOOK_S = 0.2  # how often progress is collected
 _GRACE_S = 3.0  # for what is half done when nobody waits for it any more
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -58,6 +59,28 @@ def processes(
     finally:
         stop.set()
         _end(pool, grace_s)
+
+
+def wait_for(futures: Iterable[Future[Any]], count: Any, report: Callable[[int], None]) -> None:
+    """Wait until all is done, or until something fails.
+
+    Args:
+        futures: what is being done.
+        count: a `CONTEXT.Value` in which the processes count their steps.
+        report: called with the steps since the last call.
+
+    Raises:
+        Exception: what went wrong in a process.
+    """
+    waiting, shown = set(futures), 0
+    while waiting:
+        done, waiting = wait(waiting, timeout=_LOOK_S, return_when=FIRST_EXCEPTION)
+        now = count.value
+        if now > shown:
+            report(now - shown)
+            shown = now
+        for future in done:
+            future.result()
 
 
 @contextmanager

@@ -10,7 +10,6 @@ The same settings give the same bytes, whatever the number of processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, wait
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,7 @@ from bev_training.synthetic.nuscenes_format.tables import (
     merge,
     write_tables,
 )
-from bev_training.synthetic.processes import CONTEXT, processes, stopped
-
-_LOOK_S = 0.2  # how often the processes' progress is collected
+from bev_training.synthetic.processes import CONTEXT, processes, stopped, wait_for
 
 
 def write_nuscenes(
@@ -103,18 +100,9 @@ def _written(
             yield SceneWriter(work, config, plan).write(lambda: report(1), threads=workers)
         return
     samples = CONTEXT.Value('q', 0)
-    shown = 0
     with processes(min(workers, len(plans)), _start, work, config, samples) as submit:
         futures = [submit(_write, plan) for plan in plans]
-        waiting = set(futures)
-        while waiting:
-            done, waiting = wait(waiting, timeout=_LOOK_S, return_when=FIRST_EXCEPTION)
-            now = samples.value
-            if now > shown:
-                report(now - shown)
-                shown = now
-            for future in done:
-                future.result()  # raises what went wrong there
+        wait_for(futures, samples, report)
         yield from (future.result() for future in futures)
 
 

@@ -20,6 +20,7 @@ from bev_training.synthetic.objects.traffic import (
     covered,
     covered_moving,
     length_of,
+    line_length,
     predecessors,
     walk_lanes,
     way_back,
@@ -28,9 +29,7 @@ from bev_training.synthetic.town.town import Town
 from bev_training.synthetic.world import Actor
 
 REACH_M = 130.0  # from the way of the vehicle: beyond, nothing is placed
-_WINDOW_S = (
-    12.0  # for each of these of a drive, traffic is placed around where the vehicle is then
-)
+_WINDOW_S = 12.0  # for each, traffic is placed around where the vehicle is then
 _PRESENCE_S = 25.0  # how long before and after that a motion is planned, at most
 _TRAFFIC = {'car': 0.68, 'truck': 0.08, 'bus': 0.05, 'trailer': 0.03, 'motorcycle': 0.07,
             'bicycle': 0.09}  # fmt: skip
@@ -119,7 +118,7 @@ class Placing:
         near = [p for p in self.town.footpaths if _distance(p, way) < REACH_M * 0.7]
         if not near:
             return
-        lengths = np.array([np.linalg.norm(np.diff(p, axis=0), axis=1).sum() for p in near])
+        lengths = np.array([line_length(p) for p in near])
         for _ in range(int(per_km * lengths.sum() / 1000)):
             line = near[int(self.rng.choice(len(near), p=lengths / lengths.sum()))]
             # the road is on the left: lamps and signs stand on that side
@@ -156,7 +155,7 @@ class Placing:
         before = min(_PRESENCE_S, time_s + 1)
         after = min(_PRESENCE_S, self.seconds + 1 - time_s)
         past = way_back(rng, self.town, self._into, start, speed * before + 30)
-        begin = _length(past) + rng.uniform(0, length_of(self.town.lanes[start]))
+        begin = line_length(past) + rng.uniform(0, length_of(self.town.lanes[start]))
         onward = walk_lanes(rng, self.town, start, speed * (after + 3) + 140)
         line = np.concatenate([past, onward[1:]])
         if kind == 'bicycle':
@@ -243,8 +242,3 @@ def _distance(points: Array, way: Array) -> float:
     """Return how near points (N, 2) come to the way of the vehicle (M, 2)."""
     some: Array = points[:: max(1, len(points) // 20)]
     return float(np.linalg.norm(some[:, None] - way[None], axis=-1).min())
-
-
-def _length(line: Array) -> float:
-    """Return the length of a polyline."""
-    return float(np.linalg.norm(np.diff(line, axis=0), axis=1).sum())

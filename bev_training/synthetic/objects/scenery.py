@@ -9,7 +9,7 @@ from shapely import Polygon, STRtree
 from bev_perception.shapes import Array, Rigid
 from bev_training.synthetic.objects import buildings, street
 from bev_training.synthetic.objects.mesh import Mesh
-from bev_training.synthetic.objects.motion import resampled
+from bev_training.synthetic.objects.motion import STEP_M, resampled
 from bev_training.synthetic.objects.style import Style
 from bev_training.synthetic.town.terrain import Terrain
 from bev_training.synthetic.town.town import Road, Town
@@ -33,7 +33,7 @@ def _sidewalk_width(town: Town) -> float:
 
 
 def side_line(road: Road, left: bool, beyond_kerb_m: float) -> tuple[Array, Array]:
-    """Return points (N, 2) along a road's side, 0.25 m apart, and the headings (N,) there.
+    """Return points (N, 2) along a road's side, STEP_M apart, and the headings (N,) there.
 
     Args:
         road: the road.
@@ -69,7 +69,7 @@ def _buildings(
             if open_side[number, int(left)]:
                 continue
             path, yaw = side_line(road, left, walk_m)
-            step = round(1 / 0.25)
+            step = round(1 / STEP_M)
             at = int(rng.uniform(2, 8)) * step
             while at < len(path):
                 length, depth = rng.uniform(9, 26), rng.uniform(9, 16)
@@ -131,9 +131,9 @@ def _trees(
     for road in town.roads:
         for left in (True, False):
             path, _ = side_line(road, left, walk_m + 1.0)
-            for at in np.arange(rng.uniform(2, 8), len(path) * 0.25 - 2, spacing):
+            for at in np.arange(rng.uniform(2, 8), len(path) * STEP_M - 2, spacing):
                 if rng.random() < present:
-                    spots.append(path[round(at / 0.25)] + rng.uniform(-0.5, 0.5, 2))
+                    spots.append(path[round(at / STEP_M)] + rng.uniform(-0.5, 0.5, 2))
     minx, miny, maxx, maxy = town.land.bounds
     count = int(town.land.area / rng.uniform(150, 420))
     spots += list(rng.uniform((minx, miny), (maxx, maxy), (count, 2)))
@@ -171,8 +171,8 @@ def _poles(rng: np.random.Generator, town: Town, walk_m: float) -> list[Actor]:
         for left in (True, False):
             path, yaw = side_line(road, left, 0.45)
             first = spacing * (0.25 if left == (number % 2 == 0) else 0.75)
-            for at in np.arange(first, len(path) * 0.25 - 3, spacing):
-                i = round(at / 0.25)
+            for at in np.arange(first, len(path) * STEP_M - 3, spacing):
+                i = round(at / STEP_M)
                 # the arm reaches along local +y, over the road; the pole is at its other end
                 toward = yaw[i] + (np.pi if left else 0.0)
                 over = (lamp.size_m[1] / 2 - 0.1) * np.array([-np.sin(toward), np.cos(toward)])

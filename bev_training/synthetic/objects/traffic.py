@@ -188,7 +188,12 @@ def predecessors(town: Town) -> list[list[int]]:
 
 def length_of(lane: Lane) -> float:
     """Return the length of a lane, metres."""
-    return float(np.linalg.norm(np.diff(lane.line, axis=0), axis=1).sum())
+    return line_length(lane.line)
+
+
+def line_length(line: Array) -> float:
+    """Return the length of a polyline (N, 2)."""
+    return float(np.linalg.norm(np.diff(line, axis=0), axis=1).sum())
 
 
 def beside(line: Array, left_m: float) -> Array:

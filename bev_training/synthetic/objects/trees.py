@@ -57,22 +57,9 @@ def tree(rng: np.random.Generator, style: Style) -> Mesh:
         height = float(rng.uniform(7.0, 12.5))
         radius = height * float(rng.uniform(0.09, 0.13))
         _trunk(build, rng, 0.3 * height, 0.018 * height, bark)
-        _lump(
-            build,
-            rng,
-            [0, 0, 0.42 * height],
-            [1.05 * radius, 1.05 * radius, 0.30 * height],
-            leaf,
-            0.13,
-        )
-        _lump(
-            build,
-            rng,
-            [0, 0, 0.66 * height],
-            [0.9 * radius, 0.9 * radius, 0.34 * height],
-            leaf,
-            0.13,
-        )
+        for up, wide, high in ((0.42, 1.05, 0.30), (0.66, 0.9, 0.34)):
+            radii = [wide * radius, wide * radius, high * height]
+            _lump(build, rng, [0, 0, up * height], radii, leaf, 0.13)
     else:
         _young(build, rng, float(rng.uniform(4.0, 6.5)), leaf, bark)
     return build.mesh()

@@ -175,7 +175,7 @@ class Scene:
         moving = set(world.movers.tolist())
         self._standing = self._surface(
             [i for i in range(len(world.actors)) if i not in moving],
-            np.stack([a.map_T_actor for a in world.actors] or [np.eye(4)]),
+            world.poses(0.0),
             ground,
         )
         self._lock = threading.Lock()
@@ -219,8 +219,7 @@ class Scene:
         world = self.world
         poses = world.poses(time_s)
         away = poses[world.movers, :2, 3] - world.map_T_base(time_s)[:2, 3]
-        there = world.present(time_s)[world.movers] & (np.hypot(*away.T) < REACH_M)
-        near = world.movers[there].tolist()
+        near = world.movers[np.hypot(*away.T) < REACH_M].tolist()  # absent ones are far away
         return Instant(
             time_s=time_s,
             poses=poses,
