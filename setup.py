@@ -51,6 +51,8 @@ setup(
     ],
     install_requires=['setuptools'],
     extras_require={
+        'data': pinned('data'),
+        'video': pinned('video'),
         'train': pinned('train'),
         'viz': pinned('viz'),
         'cluster': pinned('cluster'),

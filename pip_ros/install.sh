@@ -118,6 +118,7 @@ if [[ ! -x $venv/bin/python || -e $steps/incomplete || ! -e $steps/venv || $(<"$
 fi
 install_list ros 'ROS 2 Kilted: client library, Fast DDS, messages'
 install_list runtime 'numpy, OpenCV, rosbags, matplotlib, ...'
+install_list data 'pyarrow, fsspec (recorded drives)'
 install_list torch 'PyTorch, torchvision, timm'
 install_list ros_build 'ROS 2 interface generators, CMake'
 step tf2_msgs 'tf2_msgs (compiled here)' \
@@ -125,6 +126,8 @@ step tf2_msgs 'tf2_msgs (compiled here)' \
   build_tf2_msgs
 if [[ $want == dev ]]; then
   install_list dev 'pytest, ruff, mypy, colcon, ...'
+  install_list video 'PyAV (image topics with H.264)'
+  install_list cluster 'Ray (conversion on many machines)'
   step nuscenes 'nuscenes-devkit (judges the synthetic data sets in tests)' "$(hash_of requirements/nuscenes.txt)" \
     pip install --no-deps -r requirements/nuscenes.txt
 fi
