@@ -64,6 +64,8 @@ _KEEP_PIXELS = cv2.IMREAD_IGNORE_ORIENTATION  # an Exif rotation would break the
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
 _REDUCED |= {1: cv2.IMREAD_COLOR, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
+_JPEG_MAGIC, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
+_PNG_END = b'IEND\xaeB`\x82'  # type and checksum of the last chunk, which is empty
 _STRAY_BYTES = re.compile(r'(\d+) extraneous bytes before marker')
 _MAX_STRAY_BYTES = 16
 
@@ -83,6 +85,56 @@ def decode_raw(msg: Any) -> ImageRgb:
     Raises:
         MessageError: unknown encoding, or sizes that do not fit each other.
     """
+    data = byte_array(msg.data)
+    layout = _raw_layout(msg, data)
+    height, width, step = int(msg.height), int(msg.width), int(msg.step)
+    samples = np.ndarray(
+        (height, width, layout.channels, layout.sample_bytes),
+        np.uint8,
+        buffer=data,
+        strides=(step, layout.channels * layout.sample_bytes, layout.sample_bytes, 1),
+    )
+    pixels = samples[..., 0 if msg.is_bigendian else -1]  # the high byte, or the only one
+    if layout.to_rgb is None:
+        return np.array(pixels, order='C')
+    return _convert(pixels, layout.to_rgb)
+
+
+def check_image(msg: Any) -> tuple[int, int]:
+    """Tell an image's size without decoding it, and refuse what is plainly no whole image.
+
+    What passes may still have damage inside, which only `messages.read_image` sees.
+
+    Args:
+        msg: `sensor_msgs/Image` or `sensor_msgs/CompressedImage` (JPEG, PNG).
+
+    Returns:
+        (width, height), pixels.
+
+    Raises:
+        MessageError: unknown encoding or codec, a depth image, sizes that do not fit each other,
+            a header without a size, truncated data.
+    """
+    data = byte_array(msg.data)
+    if hasattr(msg, 'encoding'):
+        _raw_layout(msg, data)
+        return int(msg.width), int(msg.height)
+    _refuse_depth(msg)
+    try:
+        if data[:3].tobytes() == _JPEG_MAGIC:
+            size_px, _ = _jpeg_header(data.data)
+            if data[-2:].tobytes() != _JPEG_END:  # spares a copy of the data
+                _refuse_truncated_jpeg(data.tobytes())
+            return size_px
+        if data[:8].tobytes() == _PNG_MAGIC:
+            return _png_size(data)
+    except MessageError as error:
+        raise MessageError(f'{_name(msg)}: {error}') from None
+    raise _unknown_codec(msg, data.tobytes())
+
+
+def _raw_layout(msg: Any, data: npt.NDArray[np.uint8]) -> _Layout:
+    """Check that a raw image's size, step, encoding and data fit each other."""
     where = _name(msg)
     layout = _LAYOUTS.get(msg.encoding)
     if layout is None:
@@ -94,23 +146,13 @@ def decode_raw(msg: Any) -> ImageRgb:
     if layout.channels == 2 and width % 2:
         raise MessageError(f'{where}: {msg.encoding} needs an even width, it is {width}')
     pixel_bytes = layout.channels * layout.sample_bytes
-    data = byte_array(msg.data)
     needed = step * (height - 1) + width * pixel_bytes
     if step < width * pixel_bytes or data.size < needed:
         raise MessageError(
             f'{where}: {data.size} bytes with step {step} cannot hold {width}x{height} '
             f'{msg.encoding} of {pixel_bytes} bytes per pixel ({needed} bytes needed)'
         )
-    samples = np.ndarray(
-        (height, width, layout.channels, layout.sample_bytes),
-        np.uint8,
-        buffer=data,
-        strides=(step, pixel_bytes, layout.sample_bytes, 1),
-    )
-    pixels = samples[..., 0 if msg.is_bigendian else -1]  # the high byte, or the only one
-    if layout.to_rgb is None:
-        return np.array(pixels, order='C')
-    return _convert(pixels, layout.to_rgb)
+    return layout
 
 
 def decode_compressed(msg: Any, at_least_px: tuple[int, int] | None = None) -> ImageRgb:
@@ -127,14 +169,12 @@ def decode_compressed(msg: Any, at_least_px: tuple[int, int] | None = None) -> I
     Raises:
         MessageError: another codec, a depth image, or damaged data.
     """
-    where = _name(msg)
     # 'bayer_rggb8; jpeg compressed ' names the raw image's encoding first.
     pattern = msg.format.split(';')[0].strip().rstrip('0123456789')
-    if 'compresseddepth' in msg.format.lower():
-        raise MessageError(f'{where}: format {msg.format!r} is a depth image, not a colour image')
+    _refuse_depth(msg)
     data = msg.data if isinstance(msg.data, bytes) else byte_array(msg.data).tobytes()
     try:
-        if data.startswith(b'\xff\xd8\xff'):
+        if data.startswith(_JPEG_MAGIC):
             size_px, channels = _jpeg_header(data)
             if channels == 1 and pattern in _BAYER:
                 return _demosaic(data, pattern)
@@ -145,16 +185,27 @@ def decode_compressed(msg: Any, at_least_px: tuple[int, int] | None = None) -> I
                 return _demosaic(data, pattern)
             return _convert(_decode_cv2(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     except MessageError as error:
-        raise MessageError(f'{where}: {error}') from None
-    raise MessageError(
-        f'{where}: format {msg.format!r} with {len(data)} bytes starting {data[:8].hex(" ")!r} '
-        'is neither JPEG nor PNG'
-    )
+        raise MessageError(f'{_name(msg)}: {error}') from None
+    raise _unknown_codec(msg, data)
 
 
 def _name(msg: Any) -> str:
     """Name a message in errors: by its frame, the only name that an image carries."""
     return msg.header.frame_id or 'image without frame_id'
+
+
+def _refuse_depth(msg: Any) -> None:
+    if 'compresseddepth' in msg.format.lower():
+        raise MessageError(
+            f'{_name(msg)}: format {msg.format!r} is a depth image, not a colour image'
+        )
+
+
+def _unknown_codec(msg: Any, data: bytes) -> MessageError:
+    return MessageError(
+        f'{_name(msg)}: format {msg.format!r} with {len(data)} bytes starting '
+        f'{data[:8].hex(" ")!r} is neither JPEG nor PNG'
+    )
 
 
 def _convert(pixels: npt.NDArray[np.uint8], code: int) -> ImageRgb:
@@ -216,7 +267,7 @@ def _shrink_factor(size_px: tuple[int, int], at_least_px: tuple[int, int] | None
     return next(fits, 1)
 
 
-def _jpeg_header(data: bytes) -> tuple[tuple[int, int], int]:
+def _jpeg_header(data: bytes | memoryview) -> tuple[tuple[int, int], int]:
     """Read ((width, height), number of colour channels) from a JPEG's frame header.
 
     Source: ITU-T T.81, B.2.2.
@@ -236,12 +287,26 @@ def _jpeg_header(data: bytes) -> tuple[tuple[int, int], int]:
     raise MessageError(f'damaged JPEG of {len(data)} bytes: it has no frame header')
 
 
+def _png_size(data: npt.NDArray[np.uint8]) -> tuple[int, int]:
+    """Read (width, height) from a PNG's first chunk, and see that the last one arrived."""
+    head = data[:24].tobytes()
+    if len(head) < 24 or head[12:16] != b'IHDR':
+        raise MessageError(f'damaged image of {data.size} bytes: the PNG has no IHDR chunk')
+    width, height = struct.unpack_from('>II', head, 16)
+    if not width or not height:
+        raise MessageError(f'PNG of size {width}x{height}')
+    if data[-len(_PNG_END) :].tobytes() != _PNG_END and _PNG_END not in data.tobytes():
+        raise MessageError(f'damaged image of {data.size} bytes: the PNG has no IEND chunk')
+    return width, height
+
+
 def _refuse_truncated_jpeg(data: bytes) -> None:
     """Refuse a JPEG without its end marker: decoders may fill the missing part with gray.
 
     Within picture data 0xFF is never followed by these marker codes, so an end marker after the
     last scan header (padding may follow it) means that the whole picture arrived.
     """
-    if data.endswith(b'\xff\xd9') or data.rfind(b'\xff\xd9') > data.rfind(b'\xff\xda'):
+    end = data.rfind(_JPEG_END)
+    if end >= 0 and data.find(b'\xff\xda', end) < 0:
         return
     raise MessageError(f'truncated JPEG: {len(data)} bytes without an end marker')

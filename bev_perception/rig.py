@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
@@ -88,11 +88,15 @@ class RigPoses:
         stamp_ns: the set's instant.
         base_T_ego: (4, 4) gravity-aligned ego frame in the body frame.
         ego_T_cam: (4, 4) by camera name, optical frame at its exposure.
+        odom_T_base: (4, 4) the body at the set's instant; None without odometry.
+        odom_T_base_at: (4, 4) by camera name, the body at its exposure; empty without odometry.
     """
 
     stamp_ns: int
     base_T_ego: Rigid
     ego_T_cam: Mapping[str, Rigid]
+    odom_T_base: Rigid | None = None
+    odom_T_base_at: Mapping[str, Rigid] = field(default_factory=dict)
 
 
 def locate(
@@ -113,21 +117,32 @@ def locate(
         TransformUnavailable: the vehicle's own pose is missing.
     """
     base_T_ego = base_T_odom = np.eye(4)
+    odom_T_base = None
     if frames.odom:
         odom_T_base = tree.lookup(frames.odom, frames.base, stamp_ns)
         base_T_ego = rigid.level(odom_T_base)
         base_T_odom = rigid.inverse(odom_T_base)
     ego_T_base = rigid.inverse(base_T_ego)
-    ego_T_cam, problems = {}, {}
+    ego_T_cam, odom_T_base_at, problems = {}, {}, {}
     for name, (frame, exposed_ns) in exposures.items():
         motion = np.eye(4)  # the body at exposure, seen from the body at the set's instant
         try:
             if frames.odom:
-                motion = base_T_odom @ tree.lookup(frames.odom, frames.base, exposed_ns)
+                exposed = tree.lookup(frames.odom, frames.base, exposed_ns)
+                motion = base_T_odom @ exposed
             ego_T_cam[name] = ego_T_base @ motion @ tree.lookup(frames.base, frame, exposed_ns)
+            if frames.odom:
+                odom_T_base_at[name] = exposed
         except TransformUnavailable as error:
             problems[name] = error
-    return RigPoses(stamp_ns=stamp_ns, base_T_ego=base_T_ego, ego_T_cam=ego_T_cam), problems
+    poses = RigPoses(
+        stamp_ns=stamp_ns,
+        base_T_ego=base_T_ego,
+        ego_T_cam=ego_T_cam,
+        odom_T_base=odom_T_base,
+        odom_T_base_at=odom_T_base_at,
+    )
+    return poses, problems
 
 
 def decode(

@@ -138,6 +138,21 @@ class TransformTree:
         common_T_target = self._chain(up_target[: up_target.index(common)], stamp_ns)
         return rigid.inverse(common_T_target) @ common_T_source
 
+    def lookup_static(self, target: str, source: str) -> Rigid | None:
+        """Return `target_T_source` (4, 4) if it never changes, None if a part of it moves.
+
+        Raises:
+            TransformUnavailable: a frame is unknown, or the two are not connected.
+        """
+        up_target, up_source = self._ancestors(target), self._ancestors(source)
+        path = set(up_target) ^ set(up_source)  # what is above both is no part of it
+        connected = up_target[-1] == up_source[-1]
+        if connected and any(
+            frame in self._edges and not self._edges[frame].static for frame in path
+        ):
+            return None
+        return self.lookup(target, source, 0)
+
     def _ancestors(self, frame: str) -> list[str]:
         chain = [frame]
         while (edge := self._edges.get(chain[-1])) is not None:

@@ -78,14 +78,22 @@ def fit_camera(camera: Camera, image: ImageRgb, name: str) -> Camera:
     Raises:
         CalibrationError: the aspect ratio differs by more than 2 %, so the image was cropped.
     """
-    size = (image.shape[1], image.shape[0])
-    if camera.size_px == size:
+    return fit_size(camera, (image.shape[1], image.shape[0]), name)
+
+
+def fit_size(camera: Camera, size_px: tuple[int, int], name: str) -> Camera:
+    """Do what `fit_camera` does, for an image of which only the size (width, height) is known.
+
+    Raises:
+        CalibrationError: the aspect ratio differs by more than 2 %, so the image was cropped.
+    """
+    if camera.size_px == size_px:
         return camera
-    ratio = (size[0] / camera.size_px[0]) / (size[1] / camera.size_px[1])
+    ratio = (size_px[0] / camera.size_px[0]) / (size_px[1] / camera.size_px[1])
     if abs(ratio - 1) > _MAX_ASPECT_CHANGE:
         raise CalibrationError(
-            f'{name}: image is {size[0]}x{size[1]} but CameraInfo describes '
+            f'{name}: image is {size_px[0]}x{size_px[1]} but CameraInfo describes '
             f'{camera.size_px[0]}x{camera.size_px[1]}; the aspect ratio differs by '
             f'{abs(ratio - 1):.1%}, so K cannot be scaled'
         )
-    return camera.resized(size)
+    return camera.resized(size_px)

@@ -29,6 +29,8 @@ def from_quat_xyzw(quat_xyzw: npt.ArrayLike, translation_m: npt.ArrayLike) -> Ri
     """
     q = np.asarray(quat_xyzw, np.float64)
     t = np.asarray(translation_m, np.float64)
+    if q.shape == (4,) and t.shape == (3,):
+        return _one_pose(q, t)
     norm = np.linalg.norm(q, axis=-1, keepdims=True)
     if not (np.isfinite(norm).all() and (norm > 1e-9).all() and np.isfinite(t).all()):
         raise CalibrationError(f'not a rigid transform: quaternion {q}, translation {t}')
@@ -37,6 +39,18 @@ def from_quat_xyzw(quat_xyzw: npt.ArrayLike, translation_m: npt.ArrayLike) -> Ri
     dst_T_src[..., :3, :3] = np.moveaxis(_rotation(x, y, z, w), (0, 1), (-2, -1))
     dst_T_src[..., :3, 3] = t
     dst_T_src[..., 3, 3] = 1
+    return dst_T_src
+
+
+def _one_pose(q: Array, t: Array) -> Rigid:
+    """Do what `from_quat_xyzw` does for one pose, several times as fast: recordings hold many."""
+    x, y, z, w = q.tolist()
+    norm = math.sqrt(x * x + y * y + z * z + w * w)
+    if not (1e-9 < norm < math.inf and all(map(math.isfinite, t.tolist()))):
+        raise CalibrationError(f'not a rigid transform: quaternion {q}, translation {t}')
+    dst_T_src = np.eye(4)
+    dst_T_src[:3, :3] = _rotation(x / norm, y / norm, z / norm, w / norm)
+    dst_T_src[:3, 3] = t
     return dst_T_src
 
 
@@ -76,6 +90,20 @@ def to_quat_xyzw(dst_T_src: Rigid) -> Array:
     return unit
 
 
+def _one_quat_xyzw(R: Array) -> tuple[float, float, float, float]:
+    """Do what `to_quat_xyzw` does for one rotation (3, 3), several times as fast."""
+    (m00, m01, m02), (m10, m11, m12), (m20, m21, m22) = R.tolist()
+    rows = (
+        (1 + m00 - m11 - m22, m01 + m10, m02 + m20, m21 - m12),
+        (m01 + m10, 1 - m00 + m11 - m22, m12 + m21, m02 - m20),
+        (m02 + m20, m12 + m21, 1 - m00 - m11 + m22, m10 - m01),
+        (m21 - m12, m02 - m20, m10 - m01, 1 + m00 + m11 + m22),
+    )
+    x, y, z, w = rows[max(range(4), key=lambda i: rows[i][i])]
+    scale = (-1.0 if w < 0 else 1.0) / math.sqrt(x * x + y * y + z * z + w * w)
+    return x * scale, y * scale, z * scale, w * scale
+
+
 def inverse(dst_T_src: Rigid) -> Rigid:
     """Return `src_T_dst`, exactly for rotations (the transpose, no general inverse)."""
     R_t = np.swapaxes(dst_T_src[..., :3, :3], -1, -2)
@@ -101,8 +129,7 @@ def interpolate(dst_T_src0: Rigid, dst_T_src1: Rigid, alpha: float) -> Rigid:
         alpha: 0..1.
     """
     R0 = dst_T_src0[:3, :3]
-    src0_R_src1 = R0.T @ dst_T_src1[:3, :3]
-    x, y, z, w = to_quat_xyzw(src0_R_src1).tolist()  # w >= 0, so this is the shortest arc
+    x, y, z, w = _one_quat_xyzw(R0.T @ dst_T_src1[:3, :3])  # w >= 0, so this is the shortest arc
     sin_half = math.sqrt(x * x + y * y + z * z)
     half = alpha * math.atan2(sin_half, w)
     scale = math.sin(half) / sin_half if sin_half > 1e-12 else alpha

@@ -21,6 +21,7 @@ from bev_perception.errors import ConfigError
 from bev_perception.predictor import PRECISIONS
 from bev_perception.rig import Frames
 from bev_perception.sync import SyncConfig
+from bev_perception.topics import is_rectified
 
 _TOPIC_TOKENS = re.compile(r'[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
 NUSCENES_ORDER = ('front_left', 'front', 'front_right', 'back_left', 'back', 'back_right')
@@ -165,7 +166,7 @@ class BevNodeParams:
         """Whether images are rectified: as set, or as the topic's name says (REP-104's habit)."""
         if self.image_geometry != 'auto':
             return self.image_geometry == 'rectified'
-        return bool(re.search(r'(^|[/_])rect', '/'.join(self.image_topic.split('/')[-2:])))
+        return is_rectified(self.image_topic)
 
 
 def ros_name(field_name: str) -> str:

@@ -291,3 +291,20 @@ def test_level_of_a_leaning_car_by_hand():
 def test_level_refuses_a_body_without_a_heading(pitch_deg):
     with pytest.raises(CalibrationError, match='no heading'):
         rigid.level(attitude(0.3, np.radians(pitch_deg), 0))
+
+
+# --- one pose at a time: the fast path against the general one -----------------------------------
+
+
+@given(rigids)
+def test_one_pose_is_built_as_in_a_stack(a):
+    quat, translation = rigid.to_quat_xyzw(a), a[:3, 3]
+    stack = rigid.from_quat_xyzw(quat[None], translation[None])[0]
+    np.testing.assert_allclose(rigid.from_quat_xyzw(quat, translation), stack, atol=1e-15)
+
+
+@given(rigids)
+def test_one_quaternion_is_read_as_in_a_stack(a):
+    np.testing.assert_allclose(
+        rigid._one_quat_xyzw(a[:3, :3]), rigid.to_quat_xyzw(a[None])[0], atol=1e-14
+    )

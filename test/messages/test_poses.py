@@ -45,7 +45,7 @@ def test_transforms(variant):
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_odometry(variant):
-    got = messages.read_odometry(hold(variant, 'nav_msgs/msg/Odometry', odometry()))
+    got = messages.read_pose(hold(variant, 'nav_msgs/msg/Odometry', odometry()))
     assert (got.parent, got.child, got.stamp_ns) == ('odom', 'base_link', 12_000_000_345)
     expected = [[0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]
     np.testing.assert_allclose(got.parent_T_child, expected, atol=1e-15)
@@ -58,8 +58,8 @@ def test_no_transforms():
 @pytest.mark.parametrize('scale', [0.999, 1.0005, 1.2, -1.0])
 def test_rounded_quaternions_are_normalised(scale):
     quat = tuple(scale * q for q in QUARTER)
-    got = messages.read_odometry(odometry(quat=quat)).parent_T_child
-    expected = messages.read_odometry(odometry()).parent_T_child
+    got = messages.read_pose(odometry(quat=quat)).parent_T_child
+    expected = messages.read_pose(odometry()).parent_T_child
     np.testing.assert_allclose(got, expected, atol=1e-12)
 
 
@@ -78,7 +78,7 @@ def test_bad_transforms_say_what_is_wrong(change, words):
     fields = {'parent': 'map', 'child': 'base', **change}
     for reader, msg in (
         (messages.read_transforms, Plain(transforms=[transform(**fields)])),
-        (messages.read_odometry, odometry(**fields)),
+        (messages.read_pose, odometry(**fields)),
     ):
         with pytest.raises(MessageError) as error:
             reader(msg)
@@ -90,5 +90,5 @@ def test_bad_transforms_say_what_is_wrong(change, words):
 def test_stamps_keep_their_nanoseconds(variant):
     plain = odometry()
     plain.header = header('odom', 1_700_000_000, 999_999_999)
-    got = messages.read_odometry(hold(variant, 'nav_msgs/msg/Odometry', plain)).stamp_ns
+    got = messages.read_pose(hold(variant, 'nav_msgs/msg/Odometry', plain)).stamp_ns
     assert got == 1_700_000_000_999_999_999 and type(got) is int

@@ -105,7 +105,7 @@ def test_points(humanoid):
 
 @pytest.mark.parametrize('bag', ['bag_vehicle_odom_gnss_imu', 'bag_vehicle_odom_gnss_imu_mcap'])
 def test_odometry(bag, shared_data):
-    poses = [messages.read_odometry(m) for m in read(shared_data / bag, 'nav_msgs/msg/Odometry')]
+    poses = [messages.read_pose(m) for m in read(shared_data / bag, 'nav_msgs/msg/Odometry')]
     assert len(poses) == 1263
     assert {(p.parent, p.child) for p in poses} == {('map', 'oxts_link')}
     stamps = [p.stamp_ns for p in poses]
