@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bev_perception.errors import BevError, ConfigError
+from bev_training.cli_convert import add_convert
+from bev_training.cli_inspect import add_inspect
+from bev_training.option_types import count, size_px
 from bev_training.stopping import stoppable
 
 # Modules that an installation may lack, and what to do then.
@@ -24,6 +27,7 @@ _OPTIONAL = {
     'embreex (x86-64 only)',
     'shapely': 'towns need the package shapely, which is not installed: pip install shapely',
     'matplotlib': 'pictures need matplotlib, which is not installed: pip install matplotlib',
+    'pyarrow': 'drives need the package pyarrow, which is not installed: pip install pyarrow',
     'rerun': 'a recording needs rerun, which is not installed: pip install rerun-sdk',
 }
 
@@ -212,13 +216,13 @@ def _add_synth(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     add('--seconds', type=float, help='length of a drive (8) or scene (nuscenes: 20)')
     add('--seed', type=int, default=0, help='of town, traffic, motion and weather (0)')
     add('--speed', type=float, default=8.0, help='of the vehicle, m/s; 0 stands (8)')
-    add('--size', type=_size, metavar='WxH', help="of images (800x450, or the rig's own)")
+    add('--size', type=size_px, metavar='WxH', help="of images (800x450, or the rig's own)")
     add('--weather', default='any', help='clear, overcast, haze, rain, night or any (any)')
     add('--rig', type=Path, metavar='FILE', help='YAML of the sensors, see config/rigs')
-    add('--workers', type=_count, help='processes (one per core, to 16)')
+    add('--workers', type=count, help='processes (one per core, to 16)')
     add('--json', action='store_true', help='print the result as JSON')
     bag = verb.add_argument_group('only with --format bag')
-    bag.add_argument('--drives', type=_count, metavar='N', help='write N drives below OUT')
+    bag.add_argument('--drives', type=count, metavar='N', help='write N drives below OUT')
     bag.add_argument('--town', type=int, metavar='SEED', help="of the town (the drive's seed)")
     bag.add_argument(
         '--raw', action='store_true', help='sensor_msgs/Image instead of JPEG; 10 times as large'
@@ -230,7 +234,7 @@ def _add_synth(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         '--no-image-truth', action='store_true', help='leave out semantics and depth of images'
     )
     sets = verb.add_argument_group('only with --format nuscenes')
-    sets.add_argument('--scenes', type=_count, metavar='N', help='number of scenes (10)')
+    sets.add_argument('--scenes', type=count, metavar='N', help='number of scenes (10)')
     verb.set_defaults(run=synth, wrong_usage=verb.error)
 
 
@@ -279,7 +283,7 @@ def _add_preview(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         '--rerun', type=Path, metavar='FILE.rrd', help='also a recording; needs rerun-sdk'
     )
     verb.add_argument(
-        '--frames', type=_count, default=4, metavar='N', help='instants of a drive (4)'
+        '--frames', type=count, default=4, metavar='N', help='instants of a drive (4)'
     )
     verb.set_defaults(run=preview, wrong_usage=verb.error)
 
@@ -346,22 +350,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_synth(verbs)
     _add_preview(verbs)
     _add_demo(verbs)
+    add_convert(verbs)
+    add_inspect(verbs)
     return parser
-
-
-def _count(text: str) -> int:
-    """Read a whole number above zero."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is no number above zero')
-    return int(text)
-
-
-def _size(text: str) -> tuple[int, int]:
-    """Read WxH."""
-    width, cross, height = text.lower().partition('x')
-    if not (cross and width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f'{text!r} is no size such as 1600x900')
-    return int(width), int(height)
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ the weather (`conditions`) to the `world` of a drive. `rig` (from YAML: `rig_yam
 sensors see it. `rendering/` casts rays and shades them, `lidar` makes point clouds, `truth` class
 grids, `visibility` says what cameras see of objects; `frames` gives all of it in memory.
 
-`drive` writes a drive: `slices` renders in parallel, `bag` and `messages` make the rosbag2,
+`drive` writes a drive: `slices` renders in parallel, `bag` makes the rosbag2,
 `settings` and `stored_truth` describe it and read it back; `drives` writes several.
 `nuscenes_format/` writes data sets as nuScenes does. `preview` draws what was written.
 

@@ -13,17 +13,12 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from bev_perception.geometry import rigid
 from bev_perception.shapes import AnyArray
-from bev_training.synthetic import messages
+from bev_training import messages
 from bev_training.synthetic.rig import TF_HZ, Rig
 from bev_training.synthetic.settings import DriveConfig
 from bev_training.synthetic.slices import SLICE_S, Slice, joined, slice_count
 from bev_training.synthetic.world import World
 
-# From a stamp to the bag: what drivers need for exposure, transfer and encoding.
-_CAMERA_DELAY_NS = 30_000_000
-_LIDAR_DELAY_NS = 40_000_000
-_POSE_DELAY_NS = 1_000_000
-_STATIC_LEAD_S = 0.2  # /tf_static comes first
 _POSE_MARGIN_S = 0.1  # poses before the first and after the last image
 _VELOCITY_S = 1e-3
 
@@ -59,7 +54,7 @@ def write(
             )
             for topic, kind, profile in _topics(config, rig)
         }
-        stamp = config.stamp_ns(-_STATIC_LEAD_S)
+        stamp = config.stamp_ns(0) - messages.STATIC_LEAD_NS
         writer.write(connections['/tf_static'], stamp, _static(world, rig, stamp))
         waiting: list[_Entry] = []
         for part in slices:
@@ -87,19 +82,8 @@ def _due(waiting: list[_Entry], config: DriveConfig, number: int) -> int:
 
 
 def _topics(config: DriveConfig, rig: Rig) -> list[tuple[str, str, Qos]]:
-    sensor = messages.qos(reliable=False)
-    topics = [
-        ('/tf_static', messages.TF, messages.qos(reliable=True, latched=True, depth=1)),
-        ('/tf', messages.TF, messages.qos(reliable=True, depth=100)),
-        ('/odom', messages.ODOMETRY, messages.qos(reliable=True, depth=10)),
-    ]
-    if rig.lidar:
-        topics.append(('/lidar/points', messages.POINT_CLOUD, sensor))
-    for camera in rig.cameras:
-        kind = messages.IMAGE if config.raw else messages.COMPRESSED
-        topics.append((f'/camera/{camera.name}/camera_info', messages.CAMERA_INFO, sensor))
-        topics.append((messages.image_topic(camera.name, raw=config.raw), kind, sensor))
-    return topics
+    lidars = ['/lidar/points'] if rig.lidar else []
+    return messages.rig_topics((c.name for c in rig.cameras), lidars, raw=config.raw)
 
 
 def _static(world: World, rig: Rig, stamp_ns: int) -> bytes:
@@ -118,18 +102,18 @@ def _sensors(config: DriveConfig, rig: Rig, part: Slice) -> list[_Entry]:
     for time_s, name, image in part.images:
         stamp, camera = config.stamp_ns(time_s), by_name[name]
         info = messages.camera_info(camera.frame_id, stamp, camera.camera)
-        entries.append((stamp + _CAMERA_DELAY_NS, f'/camera/{name}/camera_info', info))
+        entries.append((stamp + messages.CAMERA_DELAY_NS, f'/camera/{name}/camera_info', info))
         data: Any = image
         encode = messages.raw_image if config.raw else messages.compressed_image
         message = encode(camera.frame_id, stamp, data)
         entries.append(
-            (stamp + _CAMERA_DELAY_NS, messages.image_topic(name, raw=config.raw), message)
+            (stamp + messages.CAMERA_DELAY_NS, messages.image_topic(name, raw=config.raw), message)
         )
     for time_s, points in part.sweeps:
         stamp = config.stamp_ns(time_s)
         assert rig.lidar is not None  # there are no sweeps without one
         cloud = messages.point_cloud(rig.lidar.frame_id, stamp, points)
-        entries.append((stamp + _LIDAR_DELAY_NS, '/lidar/points', cloud))
+        entries.append((stamp + messages.LIDAR_DELAY_NS, '/lidar/points', cloud))
     return entries
 
 
@@ -150,7 +134,7 @@ def _poses(config: DriveConfig, world: World, rig: Rig, number: int) -> list[_En
         pose = world.odom_T_base(time_s)
         moved = rigid.inverse(pose) @ world.odom_T_base(time_s + _VELOCITY_S)
         tf = messages.transforms(stamp, {('odom', 'base_link'): pose})
-        entries.append((stamp + _POSE_DELAY_NS, '/tf', tf))
+        entries.append((stamp + messages.POSE_DELAY_NS, '/tf', tf))
         odometry = messages.odometry(stamp, pose, moved, _VELOCITY_S)
-        entries.append((stamp + _POSE_DELAY_NS, '/odom', odometry))
+        entries.append((stamp + messages.POSE_DELAY_NS, '/odom', odometry))
     return entries

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from bev_perception.errors import BagError, ConfigError
+from bev_training.folders import whole_folder
+from bev_training.processes import Stopped
 from bev_training.synthetic import bag
-from bev_training.synthetic.folders import whole_folder
 from bev_training.synthetic.frames import frame_count
 from bev_training.synthetic.settings import DEPTH_PER_M, IMAGE_TRUTH, DriveConfig
-from bev_training.synthetic.slices import Stopped, rendered
+from bev_training.synthetic.slices import rendered
 from bev_training.synthetic.stored_truth import Truth, load_truth
 from bev_training.synthetic.truth import CLASSES
 

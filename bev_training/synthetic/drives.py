@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bev_perception.errors import BagError, ConfigError
+from bev_training.folders import entries, hidden_folder
+from bev_training.processes import CONTEXT, processes, stopped, wait_for
 from bev_training.synthetic.drive import DriveSummary, read_summary, worker_count, write_drive
-from bev_training.synthetic.folders import entries, hidden_folder
 from bev_training.synthetic.limits import MAX_SEED
-from bev_training.synthetic.processes import CONTEXT, processes, stopped, wait_for
 from bev_training.synthetic.settings import DriveConfig
 
 

@@ -21,8 +21,8 @@ from bev_perception.messages import (
 )
 from bev_perception.shapes import AnyArray, Array, ImageRgb, Mask, Rigid
 from bev_perception.transforms import TransformTree
+from bev_training import messages
 from bev_training.data.bag_reader import read_messages
-from bev_training.synthetic import messages
 from bev_training.synthetic.stored_truth import Truth, image_truth
 from bev_training.synthetic.world import Boxes
 

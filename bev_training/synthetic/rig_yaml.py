@@ -21,7 +21,7 @@ from bev_training.synthetic.rig import (
     check_size_px,
     looking,
 )
-from bev_training.synthetic.yaml_fields import Value, read_yaml
+from bev_training.yaml_fields import Value, read_yaml
 
 MAX_CAMERAS = 32
 OUTSIDE_M = 1.0  # a sensor may stand this far from the vehicle's box

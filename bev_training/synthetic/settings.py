@@ -13,7 +13,7 @@ from bev_training.synthetic.limits import MAX_SEED, check_drive, check_seed
 from bev_training.synthetic.rig import Rig, nuscenes_rig
 from bev_training.synthetic.rig_yaml import rig_as_dict, rig_from_dict
 from bev_training.synthetic.world import World
-from bev_training.synthetic.yaml_fields import Value
+from bev_training.yaml_fields import Value
 
 FORMAT = 2  # of the files; raised also when the same settings give another drive
 MAX_JITTER_S = 0.005

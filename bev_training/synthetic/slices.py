@@ -17,12 +17,11 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from bev_perception.errors import BevError
 from bev_perception.shapes import AnyArray, ImageRgb
+from bev_training.processes import Stopped, processes
+from bev_training.processes import stopped as processes_stopped
 from bev_training.synthetic.frames import Frame, exposure_times_s, frame_count, render_frame
 from bev_training.synthetic.lidar import sweep
-from bev_training.synthetic.processes import processes
-from bev_training.synthetic.processes import stopped as processes_stopped
 from bev_training.synthetic.rendering.renderer import Renderer
 from bev_training.synthetic.rendering.scene import Scene
 from bev_training.synthetic.settings import DriveConfig
@@ -31,10 +30,6 @@ from bev_training.synthetic.world import World
 
 SLICE_S = 1
 JPEG_QUALITY = 90
-
-
-class Stopped(BevError):
-    """Nobody wants the rest of a drive any more."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

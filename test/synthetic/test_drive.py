@@ -19,14 +19,15 @@ from bev_perception.geometry.camera import Camera
 from bev_perception.messages import (
     read_camera,
     read_image,
-    read_odometry,
+    read_pose,
     read_points,
     read_transforms,
     stamp_ns,
 )
 from bev_perception.transforms import TransformTree
+from bev_training import messages
 from bev_training.data.bag_reader import read_messages
-from bev_training.synthetic import bag, messages
+from bev_training.synthetic import bag
 from bev_training.synthetic.drive import DriveConfig, DriveSummary, load_truth, write_drive
 from bev_training.synthetic.drives import write_drives
 from bev_training.synthetic.frames import exposure_times_s, render_frame
@@ -122,7 +123,7 @@ def test_bag_is_complete_and_in_order(made: Path) -> None:
             cameras[message.header.frame_id, stamp] = camera
         elif topic == '/odom':
             time_s = (stamp - CONFIG.epoch_ns) / 1e9
-            found = read_odometry(message).parent_T_child
+            found = read_pose(message).parent_T_child
             assert np.abs(found - world.odom_T_base(time_s)).max() < 1e-9
     assert all(values == sorted(set(values)) for values in stamps.values())
     counts = {topic: len(values) for topic, values in stamps.items()}

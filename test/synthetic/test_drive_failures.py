@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from bev_perception.errors import BagError, BevError, ConfigError
+from bev_training.folders import whole_folder
 from bev_training.synthetic import drive, drives, slices
 from bev_training.synthetic.drive import DriveConfig, load_truth, write_drive
 from bev_training.synthetic.drives import write_drives
-from bev_training.synthetic.folders import whole_folder
 
 from .reuse import quick, reuse
 

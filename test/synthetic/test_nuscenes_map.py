@@ -12,10 +12,10 @@ import pytest
 import shapely
 from shapely import LineString, MultiPolygon, Point
 
+from bev_training.nuscenes_tables import dumped
 from bev_training.synthetic.nuscenes_format.arcs import arc_chain
 from bev_training.synthetic.nuscenes_format.map_json import map_expansion
 from bev_training.synthetic.nuscenes_format.map_mask import PIXELS_PER_M, drivable_mask
-from bev_training.synthetic.nuscenes_format.tables import dumped
 from bev_training.synthetic.town.make import make_town
 from bev_training.synthetic.town.town import Town
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from bev_perception.geometry import rigid
 from bev_perception.shapes import Array, Index, Points3
+from bev_training.nuscenes_tables import Record, link, pose_record, token_of
 from bev_training.synthetic.categories import OBJECTS
 from bev_training.synthetic.frames import boxes_near, selected
-from bev_training.synthetic.nuscenes_format.tables import (
-    CATEGORY,
-    VISIBILITY_STEPS,
-    Record,
-    token_of,
-)
+from bev_training.synthetic.nuscenes_format.tables import CATEGORY, VISIBILITY_STEPS
 from bev_training.synthetic.rendering.scene import Scene
 from bev_training.synthetic.rig import Rig
 from bev_training.synthetic.visibility import visibility
@@ -84,13 +79,13 @@ def annotation_records(
     """Return the records of a sample; `prev` and `next` are for `link_instances` to fill."""
     boxes = seen.boxes
     speed = np.linalg.norm(boxes.velocity_mps, axis=1)
-    quaternion = np.roll(rigid.to_quat_xyzw(boxes.map_T_box), 1, axis=-1)  # w comes first
     level = np.searchsorted(VISIBILITY_STEPS, seen.visibility, side='right') + 1
     records = []
     for i, actor in enumerate(boxes.actor.tolist()):
         name = OBJECTS[int(boxes.category[i])]
         attribute = attribute_of(name, float(speed[i]), parked=bool(boxes.parked[i]))
         length, width, height = boxes.size_m[i].tolist()
+        pose = pose_record(boxes.map_T_box[i])
         records.append(
             {
                 'token': token_of(seed, 'sample_annotation', scene_name, actor, sample),
@@ -98,9 +93,9 @@ def annotation_records(
                 'instance_token': token_of(seed, 'instance', scene_name, actor),
                 'visibility_token': str(int(level[i])),
                 'attribute_tokens': [token_of(seed, 'attribute', attribute)] if attribute else [],
-                'translation': boxes.map_T_box[i, :3, 3].tolist(),
+                'translation': pose['translation'],
                 'size': [width, length, height],
-                'rotation': quaternion[i].tolist(),
+                'rotation': pose['rotation'],
                 'prev': '',
                 'next': '',
                 'num_lidar_pts': int(seen.points[i]),
@@ -132,12 +127,6 @@ def link_instances(annotations: list[Record], categories: dict[str, str]) -> lis
         }
         for token, chain in chains.items()
     ]
-
-
-def link(chain: list[Record]) -> None:
-    """Fill `prev` and `next` of records that follow each other."""
-    for before, after in pairwise(chain):
-        before['next'], after['prev'] = after['token'], before['token']
 
 
 def category_token(seed: int, category: int) -> str:

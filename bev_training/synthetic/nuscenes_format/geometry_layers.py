@@ -10,7 +10,7 @@ import shapely
 from shapely import MultiPolygon, Polygon
 
 from bev_perception.shapes import Array
-from bev_training.synthetic.nuscenes_format.tables import Record, token_of
+from bev_training.nuscenes_tables import Record, token_of
 
 _DIGITS = 4  # of coordinates; points that agree in them are the same node
 _SAME_M = 1e-6

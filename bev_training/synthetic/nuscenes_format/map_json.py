@@ -9,6 +9,7 @@ import shapely
 from shapely import LineString, MultiPolygon, Point, Polygon
 
 from bev_perception.shapes import Array
+from bev_training.nuscenes_tables import Record
 from bev_training.synthetic.nuscenes_format.arcs import arc_chain
 from bev_training.synthetic.nuscenes_format.geometry_layers import (
     GeometryLayers,
@@ -19,7 +20,6 @@ from bev_training.synthetic.nuscenes_format.geometry_layers import (
     spare,
     with_corners,
 )
-from bev_training.synthetic.nuscenes_format.tables import Record
 from bev_training.synthetic.town.town import Lane, Town
 
 Sides = tuple[Array, Array]  # left and right edge, (N, 2) each, along the way

@@ -4,40 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
 from bev_perception.geometry import rigid
 from bev_perception.shapes import AnyArray, Rigid
+from bev_training.nuscenes_tables import (
+    LIDAR_CHANNEL,
+    POINT_FIELDS,
+    Record,
+    Tables,
+    camera_channel,
+    day_of,
+    dumped,
+    link,
+    pose_record,
+    token_of,
+)
 from bev_training.synthetic.lidar import sweep
 from bev_training.synthetic.make_world import make_world
 from bev_training.synthetic.nuscenes_format.annotations import (
     annotate,
     annotation_records,
     category_token,
-    link,
     link_instances,
 )
 from bev_training.synthetic.nuscenes_format.config import NuscenesConfig, ScenePlan, lidar_of
 from bev_training.synthetic.nuscenes_format.map_json import map_expansion
 from bev_training.synthetic.nuscenes_format.map_mask import drivable_mask
 from bev_training.synthetic.nuscenes_format.schedule import (
-    LIDAR_CHANNEL,
     Shot,
-    camera_channel,
     channels,
     plan_shots,
 )
-from bev_training.synthetic.nuscenes_format.tables import Record, Tables, dumped, token_of
 from bev_training.synthetic.rendering.renderer import Renderer
 from bev_training.synthetic.rendering.scene import Scene
 from bev_training.synthetic.rig import Rig
 from bev_training.synthetic.slices import Stopped, encode_jpeg, write_png
 from bev_training.synthetic.world import World
 
-POINT_FIELDS = ('x', 'y', 'z', 'intensity', 'ring')
 _SUFFIX = {'camera': 'jpg', 'lidar': 'pcd.bin'}
 
 
@@ -190,7 +196,7 @@ class SceneWriter:
         if shot.camera >= 0:
             width, height = self.rig.cameras[shot.camera].camera.size_px
         tables['ego_pose'].append(
-            {'token': token, 'timestamp': stamp, **_pose(self.world.map_T_base(shot.time_s))}
+            {'token': token, 'timestamp': stamp, **pose_record(self.world.map_T_base(shot.time_s))}
         )
         tables['sample_data'].append(
             {
@@ -247,7 +253,7 @@ class SceneWriter:
                     'token': self._token('log'),
                     'logfile': f'synthetic-{plan.name}',
                     'vehicle': 'synthetic',
-                    'date_captured': _day(plan.start_us),
+                    'date_captured': day_of(plan.start_us),
                     'location': plan.location,
                 }
             ],
@@ -263,20 +269,9 @@ class SceneWriter:
                 {
                     'token': self._token('calibrated_sensor', channel),
                     'sensor_token': token_of(seed, 'sensor', channel),
-                    **_pose(pose),
+                    **pose_record(pose),
                     'camera_intrinsic': intrinsic,
                 }
                 for channel, (pose, intrinsic) in poses.items()
             ],
         }
-
-
-def _pose(dst_T_src: Rigid) -> Record:
-    """Return translation and rotation (w, x, y, z) as the format has them."""
-    x, y, z, w = rigid.to_quat_xyzw(dst_T_src).tolist()
-    return {'translation': dst_T_src[:3, 3].tolist(), 'rotation': [w, x, y, z]}
-
-
-def _day(time_us: int) -> str:
-    """Return the date of a time, as YYYY-MM-DD."""
-    return datetime.fromtimestamp(time_us / 1e6, timezone.utc).date().isoformat()

@@ -8,11 +8,10 @@ from typing import Literal
 import numpy as np
 
 from bev_perception.errors import ConfigError
+from bev_training.nuscenes_tables import LIDAR_CHANNEL, camera_channel
 from bev_training.synthetic.frames import exposure_times_s, frame_count
 from bev_training.synthetic.nuscenes_format.config import KEY_HZ, lidar_of
 from bev_training.synthetic.rig import Rig
-
-LIDAR_CHANNEL = 'LIDAR_TOP'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +38,6 @@ class Shot:
     def time_s(self) -> float:
         """Time since the start of the drive."""
         return self.time_us / 1e6
-
-
-def camera_channel(name: str) -> str:
-    """Return nuScenes' name of a rig's camera: `front_left` is CAM_FRONT_LEFT."""
-    return f'CAM_{name.upper()}'
 
 
 def channels(rig: Rig) -> dict[str, str]:

@@ -1,22 +1,12 @@
-"""The relational tables: tokens, the parts that are the same for all scenes, and their files."""
+"""The tables that describe no scene: names of categories and attributes, levels, sensors."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
+from bev_training.nuscenes_tables import Tables, token_of
 from bev_training.synthetic.categories import OBJECTS
 
-Record = dict[str, Any]
-Tables = dict[str, list[Record]]
-
-TABLES = (
-    'attribute', 'calibrated_sensor', 'category', 'ego_pose', 'instance', 'log', 'map', 'sample',
-    'sample_annotation', 'sample_data', 'scene', 'sensor', 'visibility',
-)  # fmt: skip
 CATEGORY = {
     'car': 'vehicle.car',
     'truck': 'vehicle.truck',
@@ -39,12 +29,6 @@ ATTRIBUTES = {
 }
 VISIBILITY_STEPS = (0.4, 0.6, 0.8)  # upper ends of the levels 1, 2 and 3
 _PERCENT = ('0', *(f'{100 * step:.0f}' for step in VISIBILITY_STEPS), '100')
-
-
-def token_of(seed: int, *names: object) -> str:
-    """Return 32 hexadecimal digits, the same for the same names, in no visible order."""
-    key = '/'.join(str(name) for name in (seed, *names))
-    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
 
 def fixed_tables(seed: int, channels: dict[str, str]) -> Tables:
@@ -80,22 +64,3 @@ def fixed_tables(seed: int, channels: dict[str, str]) -> Tables:
             for level, (low, high) in enumerate(pairwise(_PERCENT), 1)
         ],
     }
-
-
-def merge(into: Tables, more: Tables) -> None:
-    """Append the records of some tables to others."""
-    for name, records in more.items():
-        into.setdefault(name, []).extend(records)
-
-
-def write_tables(folder: Path, tables: Tables) -> None:
-    """Write every table that the format has; those that are missing become empty."""
-    for name in TABLES:
-        (folder / f'{name}.json').write_text(dumped(tables.get(name, [])))
-
-
-def dumped(value: object) -> str:
-    """Return JSON, a record per line where the value is a list."""
-    if isinstance(value, list) and value:
-        return '[\n' + ',\n'.join(json.dumps(each, allow_nan=False) for each in value) + '\n]\n'
-    return json.dumps(value, allow_nan=False) + '\n'

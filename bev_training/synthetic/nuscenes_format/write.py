@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bev_training.folders import whole_folder
+from bev_training.nuscenes_tables import Record, Tables, dumped, merge, write_tables
+from bev_training.processes import CONTEXT, processes, stopped, wait_for
 from bev_training.synthetic.drive import worker_count
-from bev_training.synthetic.folders import whole_folder
 from bev_training.synthetic.nuscenes_format.config import (
     TRAIN,
     VAL,
@@ -25,15 +27,7 @@ from bev_training.synthetic.nuscenes_format.config import (
 )
 from bev_training.synthetic.nuscenes_format.scene import SceneWriter
 from bev_training.synthetic.nuscenes_format.schedule import channels, plan_shots
-from bev_training.synthetic.nuscenes_format.tables import (
-    Record,
-    Tables,
-    dumped,
-    fixed_tables,
-    merge,
-    write_tables,
-)
-from bev_training.synthetic.processes import CONTEXT, processes, stopped, wait_for
+from bev_training.synthetic.nuscenes_format.tables import fixed_tables
 
 
 def write_nuscenes(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -21,6 +26,10 @@ CONTEXT = multiprocessing.get_context('spawn')
 _LOOK_S = 0.2  # how often progress is collected
 _GRACE_S = 3.0  # for what is half done when nobody waits for it any more
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(BevError):
+    """Nobody wants the rest of the work any more."""
 
 
 @contextmanager
@@ -55,7 +64,7 @@ def processes(
         yield submit
     except BrokenProcessPool as error:
         grace_s = 0.0  # the others wait for work that never comes
-        raise BevError('a rendering process died; is there enough memory?') from error
+        raise BevError('one of the processes died; is there enough memory?') from error
     finally:
         stop.set()
         _end(pool, grace_s)
@@ -81,6 +90,89 @@ def wait_for(futures: Iterable[Future[Any]], count: Any, report: Callable[[int],
             shown = now
         for future in done:
             future.result()
+
+
+def each_apart(
+    function: Callable[..., Any],
+    calls: Sequence[tuple[Any, ...]],
+    count: int,
+    look: Callable[[], None],
+) -> Generator[tuple[int, Any], None, None]:
+    """Call a function with each of these arguments, every time in a new process.
+
+    What happens to one process is nothing to the others, and what it held is given back. Signals,
+    `stopped()` and the caller's own end are as with `processes`. To be used with
+    `contextlib.closing`, which ends the processes.
+
+    Args:
+        function: of a module's top level; it returns what went wrong, and raises nothing.
+        calls: arguments; they and the results are pickled.
+        count: processes at once.
+        look: called several times a second.
+
+    Yields:
+        (number of the call, its result), as they come; a BevError as the result where the process
+        died.
+    """
+    stop = CONTEXT.Event()
+    waiting = deque(enumerate(calls))
+    running: dict[int, tuple[BaseProcess, connection.Connection]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < count:
+                number, arguments = waiting.popleft()
+                results, give = CONTEXT.Pipe(duplex=False)
+                one = CONTEXT.Process(target=_call, args=(stop, give, function, arguments))
+                with _undisturbed():
+                    one.start()
+                    running[number] = one, results
+                give.close()  # so that the end of the process is the end of the pipe
+            connection.wait([results for _, results in running.values()], timeout=_LOOK_S)
+            look()
+            for number in [n for n, (_, results) in running.items() if results.poll()]:
+                yield number, _result(*running.pop(number))
+    finally:
+        stop.set()
+        _end_each([one for one, _ in running.values()])
+
+
+def _call(
+    stop: Event,
+    give: connection.Connection,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    _begin(stop, lambda: None, ())
+    give.send(function(*arguments))
+
+
+def _result(one: BaseProcess, results: connection.Connection) -> Any:
+    """Return what a process sent before it ended, or how it died."""
+    with results:
+        try:
+            result = results.recv()
+        except EOFError:
+            one.join()
+            code = one.exitcode or 0
+            if code < 0:
+                return BevError(
+                    f'its process was killed (signal {-code}); is there enough memory?'
+                )
+            return BevError(f'its process died (exit code {code})')
+    one.join()
+    return result
+
+
+def _end_each(started: list[BaseProcess]) -> None:
+    """Wait until these processes have ended, and end them if that takes long."""
+    deadline = time.monotonic() + _GRACE_S
+    try:
+        for one in started:
+            one.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        for one in started:
+            one.kill()
+            one.join()
 
 
 @contextmanager
@@ -140,5 +232,14 @@ def _begin(stop: Event, start: Callable[..., None], arguments: tuple[Any, ...]) 
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _stop = stop
     start(*arguments)
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent process is gone, whatever ended it, and end this one too."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

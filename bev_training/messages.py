@@ -1,8 +1,8 @@
-"""Serialised ROS messages of a synthetic drive, through rosbags: no ROS needed."""
+"""Serialised ROS messages, written through rosbags: no ROS needed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,37 @@ CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
 ODOMETRY = 'nav_msgs/msg/Odometry'
 TF = 'tf2_msgs/msg/TFMessage'
+# From a stamp to the bag: what drivers need for exposure, transfer and encoding.
+CAMERA_DELAY_NS, LIDAR_DELAY_NS, POSE_DELAY_NS = 30_000_000, 40_000_000, 1_000_000
+STATIC_LEAD_NS = 200_000_000  # /tf_static comes so long before the first image
 _POINT_TYPES = {'<f4': 7, '<u2': 4}  # PointField.FLOAT32, UINT16
 
 
 def image_topic(camera: str, *, raw: bool) -> str:
     """Return the topic of a camera's images."""
     return f'/camera/{camera}/image_raw' + ('' if raw else '/compressed')
+
+
+def optical_frame(camera: str) -> str:
+    """Return the name of a camera's frame."""
+    return f'camera_{camera}_optical_frame'
+
+
+def rig_topics(
+    cameras: Iterable[str], lidar_topics: Iterable[str], *, raw: bool
+) -> list[tuple[str, str, Qos]]:
+    """Return name, type and profile of the topics of a vehicle's recording."""
+    sensor = qos(reliable=False)
+    topics = [
+        ('/tf_static', TF, qos(reliable=True, latched=True, depth=1)),
+        ('/tf', TF, qos(reliable=True, depth=100)),
+        ('/odom', ODOMETRY, qos(reliable=True, depth=10)),
+        *((topic, POINT_CLOUD, sensor) for topic in lidar_topics),
+    ]
+    for camera in cameras:
+        topics.append((f'/camera/{camera}/camera_info', CAMERA_INFO, sensor))
+        topics.append((image_topic(camera, raw=raw), IMAGE if raw else COMPRESSED, sensor))
+    return topics
 
 
 def qos(*, reliable: bool, latched: bool = False, depth: int = 5) -> Qos:
@@ -66,11 +91,13 @@ def _bytes(message: Any, name: str) -> bytes:
     return bytes(TYPESTORE.serialize_cdr(message, name))
 
 
-def compressed_image(frame_id: str, stamp_ns: int, jpeg: bytes) -> bytes:
+def compressed_image(
+    frame_id: str, stamp_ns: int, image: bytes, format: str = JPEG_FORMAT
+) -> bytes:
     """Return a sensor_msgs/CompressedImage."""
-    data = np.frombuffer(jpeg, np.uint8)
+    data = np.frombuffer(image, np.uint8)
     header = _header(frame_id, stamp_ns)
-    return _bytes(_make(COMPRESSED, header=header, format=JPEG_FORMAT, data=data), COMPRESSED)
+    return _bytes(_make(COMPRESSED, header=header, format=format, data=data), COMPRESSED)
 
 
 def raw_image(frame_id: str, stamp_ns: int, image: ImageRgb) -> bytes:

@@ -26,7 +26,7 @@ def entries(out: Path) -> list[Path]:
         if not out.exists():
             return []
         if not out.is_dir():
-            raise BagError(f'{out} exists and is not an empty folder')
+            raise BagError(f'{out} exists and is not an empty folder, but a file')
         return sorted(out.iterdir())
     except OSError as error:
         raise BagError(f'{out} cannot be read: {error.strerror}') from error

@@ -1,0 +1,76 @@
+"""Which sets of images become frames, and where a row of neighbouring frames ends."""
+
+from __future__ import annotations
+
+import math
+
+from bev_perception.shapes import Rigid
+from bev_training.data.settings import KeyFrames
+
+_GAP_S = 2.0  # no set for so long: the recording was interrupted
+_LINK_S = 10.0  # frames further apart are no neighbours: the vehicle stood
+_JUMP_M, _JUMP_MPS = 5.0, 60.0  # both exceeded from one set to the next: the odometry jumped
+
+
+class KeyFrameRule:
+    """Tells for every set in turn whether it is due, and numbers the sequences of frames."""
+
+    def __init__(self, every: KeyFrames) -> None:
+        """Start; the first set is due."""
+        self._every = every
+        self._link_s = max(_LINK_S, 2 * (every.seconds or 0.0))
+        self._set: tuple[int, Rigid | None] | None = None  # the last one
+        self._frame: tuple[int, Rigid | None] | None = None  # the last one
+        self._due_ns = 0  # when the next frame is due, with a rule in seconds
+        self._broken = False  # something came between the last frame and now
+        self._sequence = -1
+
+    def due(self, stamp_ns: int, odom_T_base: Rigid | None) -> bool:
+        """Whether a set is to become a frame."""
+        if self._frame is None or self._broken or self._breaks(stamp_ns, odom_T_base):
+            return True
+        if self._every.seconds is not None:
+            return stamp_ns >= self._due_ns
+        if self._every.metres is not None:
+            return _distance_m(self._frame[1], odom_T_base) >= self._every.metres
+        return True
+
+    def sequence(self, stamp_ns: int, odom_T_base: Rigid | None) -> int:
+        """Return the number of the sequence that a frame belongs to."""
+        far = (
+            self._frame is None
+            or self._broken
+            or self._breaks(stamp_ns, odom_T_base)
+            or stamp_ns - self._frame[0] > self._link_s * 1e9
+        )
+        return self._sequence + far
+
+    def passed(self, stamp_ns: int, odom_T_base: Rigid | None, *, accepted: bool) -> None:
+        """Take note of a set, which became a frame or did not."""
+        if accepted:
+            self._sequence = self.sequence(stamp_ns, odom_T_base)
+            self._frame = stamp_ns, odom_T_base
+            self._broken = False
+            # On the clock, not from the last frame, so that jitter does not add up.
+            period_ns = round((self._every.seconds or 0.0) * 1e9)
+            self._due_ns += period_ns
+            if not stamp_ns < self._due_ns <= stamp_ns + period_ns:
+                self._due_ns = stamp_ns + period_ns
+        else:
+            self._broken = self._broken or self._breaks(stamp_ns, odom_T_base)
+        self._set = stamp_ns, odom_T_base
+
+    def _breaks(self, stamp_ns: int, odom_T_base: Rigid | None) -> bool:
+        """Whether something went wrong between the last set and this one."""
+        if self._set is None:
+            return False
+        seconds = (stamp_ns - self._set[0]) / 1e9
+        moved_m = _distance_m(self._set[1], odom_T_base)
+        jumped = moved_m > _JUMP_M and moved_m > _JUMP_MPS * seconds
+        return not 0 < seconds <= _GAP_S or jumped
+
+
+def _distance_m(odom_T_a: Rigid | None, odom_T_b: Rigid | None) -> float:
+    if odom_T_a is None or odom_T_b is None:
+        return 0.0
+    return math.dist(odom_T_a[:3, 3].tolist(), odom_T_b[:3, 3].tolist())

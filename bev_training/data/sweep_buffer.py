@@ -1,0 +1,68 @@
+"""The newest sweeps of one lidar, until the frame that they belong to is known."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+_HELD_NS = 1_300_000_000  # frames look back no further, see `frames._WAIT_NS`
+_NEAR_NS = 250_000_000  # a sweep further away from a frame does not show its instant
+_JUMP_NS = 500_000_000
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StampedCloud:
+    """A `sensor_msgs/PointCloud2` that is not read yet."""
+
+    lidar: str
+    stamp_ns: int
+    message: Any
+
+
+class SweepBuffer:
+    """Sweeps in the order of their stamps."""
+
+    def __init__(self, max_sweeps: int) -> None:
+        """Start empty.
+
+        Args:
+            max_sweeps: of one frame.
+        """
+        self._max = max_sweeps
+        self._clouds: deque[StampedCloud] = deque()
+        self._taken_ns = 0
+
+    def push(self, cloud: StampedCloud) -> None:
+        """Take in a sweep."""
+        if self._clouds and cloud.stamp_ns < self._clouds[-1].stamp_ns - _JUMP_NS:
+            self._clouds.clear()  # the clock went back
+            self._taken_ns = 0
+        self._clouds.append(cloud)
+        at = len(self._clouds) - 1
+        while at and self._clouds[at - 1].stamp_ns > cloud.stamp_ns:
+            self._clouds[at] = self._clouds[at - 1]
+            at -= 1
+        self._clouds[at] = cloud
+        old_ns = self._clouds[-1].stamp_ns - _HELD_NS
+        while len(self._clouds) > self._max and self._clouds[self._max].stamp_ns < old_ns:
+            self._clouds.popleft()
+
+    def reaches(self, stamp_ns: int) -> bool:
+        """Whether the sweep nearest to a stamp is there for sure."""
+        return bool(self._clouds) and self._clouds[-1].stamp_ns >= stamp_ns
+
+    def take(self, stamp_ns: int) -> list[StampedCloud]:
+        """Return the sweep nearest to a frame and those before it since the last frame's, oldest
+        first, at most `max_sweeps`. Nothing if none is near.
+        """
+        clouds = list(self._clouds)
+        if not clouds:
+            return []
+        nearest = min(range(len(clouds)), key=lambda i: abs(clouds[i].stamp_ns - stamp_ns))
+        newest = clouds[nearest]
+        if abs(newest.stamp_ns - stamp_ns) > _NEAR_NS:
+            return []
+        before = [c for c in clouds[:nearest] if c.stamp_ns > self._taken_ns]
+        self._taken_ns = max(self._taken_ns, newest.stamp_ns)
+        return [*before, newest][-self._max :]

@@ -1,0 +1,1 @@
+"""What is wrong with a recording or a converted drive: measurements, rules, reports."""
