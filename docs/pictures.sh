@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the pictures of README and docs anew: docs/synthetic.png and docs/demo.png (about five minutes on two cores).
+# Makes the pictures of README and docs anew: docs/synthetic.png, docs/demo.png and docs/data.png (about six
+# minutes on two cores).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -11,3 +12,7 @@ done
 .venv/bin/bev preview "$work/town" --out docs/synthetic.png
 .venv/bin/bev demo "$work/demo"
 cp "$work/demo/demo.png" docs/demo.png
+.venv/bin/bev synth "$work/drive" --seconds 2 --size 640x360 --no-image-truth
+.venv/bin/bev convert "$work/drive/bag" "$work/frames"
+.venv/bin/bev inspect "$work/frames" --png "$work/plots"
+cp "$work/plots/000.png" docs/data.png

@@ -83,8 +83,8 @@ def fingerprint(source: BagSource) -> dict[str, Any]:
     """Return what tells one recording from another, without reading all of it.
 
     Returns:
-        'files': name and size_bytes of each; 'sha256': over names, sizes and 16 evenly spaced
-        blocks of 64 KiB of each file. A change elsewhere in a large file goes unseen.
+        'files': name and size_bytes of each; 'fingerprint': SHA-256 over names, sizes and 16
+        evenly spaced blocks of 64 KiB of each file; elsewhere a change goes unseen.
 
     Raises:
         BagError: a file is missing.
@@ -104,7 +104,7 @@ def fingerprint(source: BagSource) -> dict[str, Any]:
             for at in sorted({last * i // (_BLOCKS - 1) for i in range(_BLOCKS)}):
                 opened.seek(at)
                 digest.update(opened.read(_BLOCK_BYTES))
-    return {'files': listed, 'sha256': digest.hexdigest()}
+    return {'files': listed, 'fingerprint': digest.hexdigest()}
 
 
 def _below(path: Path, above: frozenset[str]) -> Iterator[BagSource]:

@@ -125,6 +125,7 @@ def _drives(out: Path) -> dict[str, Mapping[str, Any]]:
     for path in _visible(out):
         manifest = _manifest(path) if path.is_dir() else None
         if manifest is not None:
+            _check_sizes(path, manifest)
             found[path.name] = manifest
         elif not path.is_dir() or drive_folder.listed(path)[1]:
             raise _foreign(out, path.name)
@@ -136,6 +137,21 @@ def _manifest(drive: Path) -> Mapping[str, Any] | None:
         return read_manifest(drive)
     except BagError as error:
         raise BagError(f'{error} (remove {drive} first, or choose another OUT)') from error
+
+
+def _check_sizes(drive: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a drive whose files are not those that its manifest names: after a power cut, what
+    was written last may be missing although the manifest is there.
+    """
+    for file in manifest['files']:
+        path = drive / file['name']
+        size = path.stat().st_size if path.is_file() else None
+        if size != file['size_bytes']:
+            has = 'is missing' if size is None else f'has {size} bytes'
+            raise BagError(
+                f'{path} {has}, {MANIFEST} says {file["size_bytes"]} bytes; remove {drive} and '
+                'run this again'
+            )
 
 
 def _scenes(out: Path) -> dict[str, Mapping[str, Any]]:

@@ -194,6 +194,19 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('left', [None, 0, 700])
+def test_what_a_power_cut_took_is_noticed(left: int | None, tmp_path: Path) -> None:
+    sources = recordings(tmp_path / 'bags', 'a')
+    convert_bags(sources, tmp_path / 'out', CONFIG, workers=1, convert=convert)
+    shard = tmp_path / 'out' / 'a' / 'shards' / '000000.tar'
+    if left is None:
+        shard.unlink()
+    else:
+        os.truncate(shard, left)
+    with pytest.raises(BagError, match=r'000000.tar (is missing|has \d+ bytes), manifest.json'):
+        convert_bags(sources, tmp_path / 'out', CONFIG, workers=1, convert=convert)
+
+
 def test_wrong_arguments(tmp_path: Path) -> None:
     sources = recordings(tmp_path / 'bags', 'a')
     with pytest.raises(ConfigError, match='workers is 0'):
@@ -243,13 +256,13 @@ def test_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_differs_is_said() -> None:
     settings = CONFIG.as_json()
-    source = {'name': 'a', 'sha256': 'x', 'files': []}
+    source = {'name': 'a', 'fingerprint': 'x', 'files': []}
     for wrap in (lambda facts: facts, lambda facts: {'facts': facts}):
         manifest = wrap({'settings': json.loads(json.dumps(settings)), 'source': source})
-        assert same_conversion(manifest, {'sha256': 'x', 'files': []}, CONFIG) is None
+        assert same_conversion(manifest, {'fingerprint': 'x', 'files': []}, CONFIG) is None
         assert same_conversion(manifest, None, CONFIG) is None
-        reason = same_conversion(manifest, {'sha256': 'y'}, CONFIG)
-        assert reason == 'it was made from another recording of this name (sha256 differs)'
+        reason = same_conversion(manifest, {'fingerprint': 'y'}, CONFIG)
+        assert reason == 'it was made from another recording of this name (fingerprint differs)'
         older = wrap({'settings': {k: v for k, v in settings.items() if k != 'privacy'}})
         assert same_conversion(older, None, CONFIG) == 'privacy was unknown, and is "" now'
         newer = wrap({'settings': {**settings, 'flip': True}})
