@@ -100,9 +100,15 @@ def _say(chosen: argparse.Namespace, outcome: Outcome, seconds: float) -> None:
     for drive in outcome.kept:
         print(f'{_place(drive)}: there already, {_numbers(drive)}')
     if outcome.done:
-        print(f'  written in {seconds:.1f} s; check it with `bev inspect {chosen.out}`')
+        print(f'  written in {seconds:.1f} s; {_next_step(chosen)}')
     elif outcome.kept and not outcome.failed:
         print('  nothing to do')
+
+
+def _next_step(chosen: argparse.Namespace) -> str:
+    if chosen.format == 'nuscenes':
+        return f"open it with NuScenes(version='v1.0-trainval', dataroot='{chosen.out}')"
+    return f'check it with `bev inspect {chosen.out}`'
 
 
 def _place(drive: DriveSummary) -> str:

@@ -244,7 +244,8 @@ class FrameSelector:
                 self.note('transforms_unusable', error)
                 return
             for transform in transforms:
-                self._push(transform, bag_ns, static=static)
+                if transform.child != self._odometry_child:
+                    self._push(transform, bag_ns, static=static)
 
         return take
 
@@ -267,9 +268,6 @@ class FrameSelector:
     _odometry_child = ''  # a frame whose pose comes from the odometry topic, not from TF
 
     def _push(self, transform: StampedTransform, bag_ns: int, *, static: bool) -> None:
-        from_topic = transform.parent == self.config.odom_frame and self.rig.odometry
-        if self._odometry_child == transform.child and not from_topic:
-            return
         if transform.stamp_ns <= 0 and not static:
             self.note('stamps_from_bag')
             transform = StampedTransform(
@@ -326,6 +324,7 @@ class FrameSelector:
         poses, problems = locate(stamp, exposures, self.tree, self.frames)
         if not final and any(self._may_come(e, exposures[n][0]) for n, e in problems.items()):
             raise _NotYetError
+        clouds = self._clouds(stamp, final=final)
         for problem in problems.values():
             self.note('images_without_pose', problem)
         images = {n: item for n, item in synced.items.items() if n in poses.ego_T_cam}
@@ -335,12 +334,14 @@ class FrameSelector:
             return None
         sequence = self._rule.sequence(stamp, odom_T_base)
         self._rule.passed(stamp, odom_T_base, accepted=True)
+        for buffer in self._sweeps.values():
+            buffer.take(stamp)
         return LocatedSet(
             stamp_ns=stamp,
             images=images,
             missing=tuple(name for name in self.histories if name not in images),
             poses=poses,
-            clouds=self._clouds(stamp),
+            clouds=clouds,
             calibration=self._calibrations.at(
                 stamp,
                 {
@@ -362,11 +363,16 @@ class FrameSelector:
             return True
         return False
 
-    def _clouds(self, stamp: int) -> tuple[tuple[StampedCloud, Rigid], ...]:
-        """Return the sweeps of a key frame with where the sensor was."""
-        out = []
+    def _clouds(self, stamp: int, *, final: bool) -> tuple[tuple[StampedCloud, Rigid], ...]:
+        """Return the sweeps of a key frame with where the sensor was.
+
+        Raises:
+            _NotYetError: a transform may still come.
+        """
+        out: list[tuple[StampedCloud, Rigid]] = []
+        lost: list[TransformUnavailable] = []
         for buffer in self._sweeps.values():
-            found = buffer.take(stamp)
+            found = buffer.around(stamp)
             if not self.frames.odom:  # without motion, older sweeps are in no known place
                 found = found[-1:]
             exposures = {
@@ -374,9 +380,12 @@ class FrameSelector:
                 for i, cloud in enumerate(found)
             }
             poses, problems = locate(stamp, exposures, self.tree, self.frames)
-            for problem in problems.values():
-                self.note('sweeps_without_pose', problem)
+            if not final and any(self._may_come(e, exposures[i][0]) for i, e in problems.items()):
+                raise _NotYetError
+            lost += problems.values()
             out += [(found[int(i)], pose) for i, pose in poses.ego_T_cam.items()]
+        for problem in lost:
+            self.note('sweeps_without_pose', problem)
         return tuple(sorted(out, key=lambda pair: (pair[0].stamp_ns, pair[0].lidar)))
 
 

@@ -53,6 +53,13 @@ class SweepBuffer:
         return bool(self._clouds) and self._clouds[-1].stamp_ns >= stamp_ns
 
     def take(self, stamp_ns: int) -> list[StampedCloud]:
+        """Return what `around` does; later frames do not get these sweeps again."""
+        found = self.around(stamp_ns)
+        if found:
+            self._taken_ns = max(self._taken_ns, found[-1].stamp_ns)
+        return found
+
+    def around(self, stamp_ns: int) -> list[StampedCloud]:
         """Return the sweep nearest to a frame and those before it since the last frame's, oldest
         first, at most `max_sweeps`. Nothing if none is near.
         """
@@ -64,5 +71,4 @@ class SweepBuffer:
         if abs(newest.stamp_ns - stamp_ns) > _NEAR_NS:
             return []
         before = [c for c in clouds[:nearest] if c.stamp_ns > self._taken_ns]
-        self._taken_ns = max(self._taken_ns, newest.stamp_ns)
         return [*before, newest][-self._max :]
