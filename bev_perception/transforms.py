@@ -9,6 +9,8 @@ that whoever caches projections knows when to rebuild them.
 from __future__ import annotations
 
 import bisect
+import itertools
+import statistics
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +21,10 @@ from bev_perception.shapes import Rigid
 
 _STATIC_TOLERANCE = 1e-9  # republished static transforms often differ in the last bit
 _LISTED_FRAMES = 40
+# Samples are missing where they are so far apart, and so many times as far as those around them.
+_GAP_NS = 250_000_000
+_GAP_PERIODS = 5
+_NEAR_SAMPLES = 10
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -121,7 +127,8 @@ class TransformTree:
 
         Raises:
             TransformUnavailable: a frame is unknown, the two are not connected, or the stamp lies
-                outside the known time range (nothing is extrapolated).
+                outside the known time range (nothing is extrapolated) or where samples are
+                missing.
         """
         up_target, up_source = self._ancestors(target), self._ancestors(source)
         common = next((frame for frame in up_target if frame in up_source), None)
@@ -185,8 +192,26 @@ class TransformTree:
                 f'{edge.parent!r} -> {child!r}: {stamp_ns} ns is '
                 f'{(stamps[0] - stamp_ns) / 1e9:.3f} s before the oldest pose'
             )
+        self._refuse_gap(child, edge, at)
         alpha = (stamp_ns - stamps[at - 1]) / (stamps[at] - stamps[at - 1])
         return rigid.interpolate(edge.poses[at - 1], edge.poses[at], alpha)
+
+    def _refuse_gap(self, child: str, edge: _Edge, at: int) -> None:
+        """Refuse to interpolate where samples are missing: the vehicle may have turned meanwhile.
+
+        What is a gap follows from the frame's own rate, since some come once a second.
+        """
+        stamps = edge.stamps_ns
+        gap_ns = stamps[at] - stamps[at - 1]
+        if gap_ns <= _GAP_NS:
+            return
+        near = stamps[max(at - _NEAR_SAMPLES, 0) : at + _NEAR_SAMPLES]
+        usual_ns = statistics.median_low([b - a for a, b in itertools.pairwise(near)])
+        if gap_ns > _GAP_PERIODS * usual_ns:
+            raise TransformUnavailable(
+                f'{edge.parent!r} -> {child!r}: no pose came for {gap_ns / 1e9:.3f} s, which '
+                f'usually come every {usual_ns / 1e9:.3f} s'
+            )
 
     def _refuse_loop(self, transform: StampedTransform) -> None:
         if transform.child in self._ancestors(transform.parent):

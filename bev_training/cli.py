@@ -1,13 +1,15 @@
 """The command line `bev`. Every verb is one function that can be called from Python too.
 
 Exit codes: 0 success, 1 bad input or a failed step (one line on stderr says which file, field or
-value), 2 wrong usage, 130 stopped with Ctrl-C.
+value), 2 wrong usage, 130 stopped with Ctrl-C, 141 where nobody reads the output any more.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import select
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +36,28 @@ _OPTIONAL = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # here, where it can be told that the reader is gone
+    except BrokenPipeError:  # `bev ... | head`
+        if not _reader_is_gone():
+            raise
+        return 141  # as a shell has it for SIGPIPE
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads; what is left for it then goes nowhere."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     chosen, unknown = parser.parse_known_args(arguments)
     if unknown:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
-from bev_perception.errors import BevError
+from bev_perception.errors import BagError, BevError
 from bev_training import option_types
 from bev_training.convert_options import ONLY_BAGS, add_settings, config_of
 
@@ -31,8 +33,8 @@ def convert(chosen: argparse.Namespace) -> None:
     for name in ('version', 'scenes'):
         if getattr(chosen, name) is not None:
             chosen.wrong_usage(f'--{name} needs --from nuscenes')
-    if chosen.report and chosen.format != 'drive':
-        chosen.wrong_usage('--report needs --format drive')
+    chosen.format, chosen.executor = chosen.format or 'drive', chosen.executor or 'processes'
+    report = _report_path(chosen, out)
     config = config_of(chosen)
     from bev_training.data.bag_inputs import find_bags
     from bev_training.data.jobs import convert_bags
@@ -48,20 +50,67 @@ def convert(chosen: argparse.Namespace) -> None:
             workers=chosen.workers,
             executor=chosen.executor,
             progress=show,
+            say=_tell,
         )
     seconds = round(time.monotonic() - began, 2)
     _say(chosen, outcome, seconds)
-    if chosen.report and (outcome.done or outcome.kept):
-        from bev_training.inspection.report import write_report
-
-        write_report(chosen.report, [to_path(d.path) for d in (*outcome.done, *outcome.kept)])
+    failures = [f'{name}: {reason}' for name, reason in outcome.failed.items()]
+    drives = [to_path(drive.path) for drive in (*outcome.done, *outcome.kept)]
+    if report is not None and drives:
+        while failures:  # whatever becomes of the report, and however long it takes
+            _tell(failures.pop(0))
+        _write_report(report, drives)
         if not chosen.json:
             print(f'Report: {chosen.report}')
-    failures = [f'{name}: {reason}' for name, reason in outcome.failed.items()]
+        if outcome.failed:
+            raise BevError(f'{len(outcome.failed)} of {len(sources)} recordings failed, see above')
     for failure in failures[:-1]:
-        print(f'bev convert: {failure}', file=sys.stderr)
+        _tell(failure)
     if failures:
         raise BevError(failures[-1])
+
+
+def _write_report(report: Path, drives: list[Path]) -> None:
+    from bev_training.data.paths import remote
+    from bev_training.inspection.report import write_report
+
+    with remote(report, 'written'):
+        write_report(report, drives)
+
+
+def _tell(line: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f'bev convert: {line}', file=sys.stderr)
+
+
+def _report_path(chosen: argparse.Namespace, out: Path) -> Path | None:
+    """Return where the report goes, made sure of before hours of work.
+
+    Raises:
+        BagError: it cannot be written there.
+    """
+    from bev_training.data.paths import is_local, to_path
+
+    if not chosen.report:
+        return None
+    if chosen.format != 'drive':
+        chosen.wrong_usage('--report needs --format drive')
+    if not chosen.report.endswith('.html'):
+        chosen.wrong_usage(f'--report is {chosen.report}; it must end in .html')
+    path = to_path(chosen.report)
+    if not is_local(path):
+        return path
+    folder = path.parent
+    if is_local(out) and not out.exists() and folder.absolute() == out.absolute():
+        return path  # OUT is made later
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, 'Is a directory')
+        with TemporaryFile(dir=folder):
+            return path
+    except OSError as error:
+        raise BagError(f'--report {path} cannot be written: {error.strerror}') from error
 
 
 @contextmanager
@@ -161,7 +210,7 @@ def _convert_nuscenes(chosen: argparse.Namespace, out: Path) -> None:
     from bev_training.data.paths import to_path
 
     for name in ONLY_BAGS:
-        if getattr(chosen, name) not in (None, False):
+        if getattr(chosen, name) is not None and getattr(chosen, name) is not False:
             chosen.wrong_usage(f'--{name.replace("_", "-")} needs --from bags')
     if len(chosen.bags) != 1:
         chosen.wrong_usage(f'--from nuscenes takes one folder, not {len(chosen.bags)}')
@@ -241,7 +290,7 @@ def add_convert(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help='YAML of the settings below, see config/convert; options override it',
     )
     add('--json', action='store_true', help='print the result as JSON')
-    add('--report', type=Path, metavar='FILE.html', help='also what `bev inspect` says, as HTML')
+    add('--report', metavar='FILE.html', help='also what `bev inspect` says, as HTML')
     add_settings(verb)
     _add_running(verb.add_argument_group('how it runs'))
     verb.set_defaults(run=convert, wrong_usage=verb.error)
@@ -249,12 +298,11 @@ def add_convert(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _add_running(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add('--format', choices=('drive', 'nuscenes'), default='drive', help='of OUT (drive)')
+    add('--format', choices=('drive', 'nuscenes'), help='of OUT (drive)')
     add('--workers', type=option_types.count, metavar='N', help='bags at once (cores, to 8)')
     add(
         '--executor',
         choices=('processes', 'ray'),
-        default='processes',
         help='processes here, or a Ray cluster that sees BAG and OUT (processes)',
     )
     add(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def inspect(chosen: argparse.Namespace) -> None:
-    """Look at recordings and drives, print what was found, and exit with 1 where it is bad."""
+    """Look at recordings and drives, print what was found, and exit with 1 where it is bad.
+
+    Raises:
+        BevError: something is bad, and what was printed is not on a terminal; the first of it.
+        SystemExit: something is bad, and the terminal shows it already.
+    """
     from bev_training.inspection.findings import count_by_severity
     from bev_training.inspection.rules import RULES
 
@@ -64,40 +70,46 @@ def inspect(chosen: argparse.Namespace) -> None:
     first = next((f for s in subjects for f in s.findings if f.severity in bad), None)
     if first is not None:
         sys.stdout.flush()  # before the line on stderr
+        if sys.stdout.isatty() and not chosen.json:
+            raise SystemExit(1)  # who looks has just read it
         where = f'{first.where}: ' if first.where else ''
         raise BevError(f'{first.subject}: {first.rule} {where}{first.text}')
 
 
 def _write_pictures(folder: str, subjects: Sequence[Subject]) -> list[str]:
-    """Write every plot as a file; return the folder where there is one."""
+    """Write every plot as a file, NUMBER_NAME.png; return the folder where there is one."""
     from bev_training.data.paths import to_path, write_whole
+    from bev_training.inspection.report_text import short_names
 
-    number = 0
-    for subject in subjects:
-        for png in subject.plots.values():
-            path = to_path(folder) / f'{number:03d}.png'
-            try:
-                write_whole(path, png)
-            except OSError as error:
-                raise BagError(f'{path} cannot be written: {error.strerror or error}') from error
-            number += 1
-    return [folder] if number else []
+    names = [re.sub(r'[^\w.-]+', '_', name) for name in short_names([s.path for s in subjects])]
+    plots = [
+        (name, png)
+        for name, subject in zip(names, subjects, strict=True)
+        for png in subject.plots.values()
+    ]
+    for number, (name, png) in enumerate(plots):
+        path = to_path(folder) / f'{number:03d}_{name}.png'
+        try:
+            write_whole(path, png)
+        except OSError as error:
+            raise BagError(f'{path} cannot be written: {error.strerror or error}') from error
+    return [folder] if plots else []
 
 
 @contextmanager
 def _bar(chosen: argparse.Namespace) -> Iterator[Callable[[str, float], None]]:
-    """Give a function that shows how far the one that is looked at is."""
+    """Give a function that shows on a terminal how far the one that is looked at is."""
     from tqdm import tqdm
 
-    form = '{l_bar}{bar}| {elapsed}'
+    form = '{desc}: {percentage:3.0f}%|{bar}| {elapsed}'
+    disable = True if chosen.json else None  # None: where stderr is no terminal
     with tqdm(
-        total=100, desc='bev inspect', disable=chosen.json, delay=1, leave=False, bar_format=form
+        total=100, desc='bev inspect', disable=disable, delay=1, leave=False, bar_format=form
     ) as bar:
 
         def show(path: str, share: float) -> None:
-            bar.set_postfix_str(Path(path).name, refresh=False)
-            bar.n = round(100 * share)
-            bar.refresh() if share >= 1 else bar.update(0)
+            bar.set_description_str(f'bev inspect {path[-40:]}', refresh=False)
+            bar.update(round(100 * share) - bar.n)
 
         yield show
 

@@ -24,6 +24,7 @@ _SETTINGS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     'odometry': ('odometry_topic', str),
     'base_frame': ('base_frame', str),
     'odom_frame': ('odom_frame', str),
+    'tf_timeout': ('tf_timeout_s', float),
     'max_spread': ('max_spread_s', float),
     'sync_timeout': ('timeout_s', float),
     'min_cameras': ('min_cameras', int),
@@ -36,7 +37,9 @@ _SETTINGS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 }
 _OF_SETTING = {name: option for option, (name, _) in _SETTINGS.items()}
 _OF_SETTING |= {'every': 'every', 'lidars': 'lidar', 'workers': 'workers', 'executor': 'executor'}
-ONLY_BAGS = (*_SETTINGS, 'every', 'lidar', 'no_lidar', 'config', 'workers', 'report')
+ONLY_BAGS = (
+    *_SETTINGS, 'every', 'lidar', 'no_lidar', 'config', 'workers', 'report', 'format', 'executor',
+)  # fmt: skip
 
 
 def config_of(chosen: argparse.Namespace) -> ConvertConfig:
@@ -114,6 +117,7 @@ def _add_topics(group: argparse._ArgumentGroup) -> None:
     add('--odometry', metavar='TOPIC', help='Odometry or PoseStamped for the pose (TF)')
     add('--base-frame', metavar='FRAME', help="the vehicle's body (base_link)")
     add('--odom-frame', metavar='FRAME', help="stands still, z up; '' = none (odom)")
+    add('--tf-timeout', type=float, metavar='S', help='to wait for late transforms (1)')
 
 
 def _add_choice(group: argparse._ArgumentGroup) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from bev_perception.errors import BagError
 
 _HIDDEN = '.unfinished-'
+_KILLED = re.compile(r'\.(.+)\.unfinished')  # what is made beside its place, to be moved there
 
 
 def entries(out: Path) -> list[Path]:
@@ -30,6 +32,21 @@ def entries(out: Path) -> list[Path]:
         return sorted(out.iterdir())
     except OSError as error:
         raise BagError(f'{out} cannot be read: {error.strerror}') from error
+
+
+def remove_killed(out: Path) -> None:
+    """Remove the folders `.NAME.unfinished` that killed runs have left, where they hold no more
+    than NAME. Only for the holder of the folder's lock.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
+    for path in entries(out):
+        match = _KILLED.fullmatch(path.name)
+        if not match or path.is_symlink() or not path.is_dir():
+            continue
+        if {inside.name for inside in path.iterdir()} <= {match[1]}:
+            shutil.rmtree(path)
 
 
 @contextmanager

@@ -51,8 +51,13 @@ def lidar_channel(lidar: str) -> str:
 
 
 def sensor_name(channel: str) -> str:
-    """Return what a channel is called here: CAM_FRONT_LEFT is `front_left`, LIDAR_TOP `top`."""
-    return channel.lower().removeprefix('cam_').removeprefix('lidar_')
+    """Return what a channel is called here: CAM_FRONT_LEFT is `front_left`, LIDAR_TOP `top`.
+
+    It may be a part of a topic's name, so CAM_0 stays `cam_0`.
+    """
+    whole = _channel(channel).lower()
+    name = whole.removeprefix('cam_').removeprefix('lidar_')
+    return whole if not name or name[0].isdigit() else name
 
 
 def _channel(name: str) -> str:

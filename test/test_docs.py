@@ -55,11 +55,11 @@ def test_commands_that_are_named_exist(repository: Path) -> None:
 def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     from bev_training.cli import main
 
-    for verb in ('synth', 'preview', 'demo'):
+    for verb in ('synth', 'preview', 'demo', 'convert', 'inspect'):
         with pytest.raises(SystemExit) as stopped:
             main([verb, '--help'])
         assert stopped.value.code == 0
-        assert {'preview': 'DRIVE'}.get(verb, 'OUT') in capsys.readouterr().out
+        assert {'preview': 'DRIVE', 'inspect': 'PATH'}.get(verb, 'OUT') in capsys.readouterr().out
     with pytest.raises(SystemExit) as stopped:
         main(['fly'])
     assert stopped.value.code == 2

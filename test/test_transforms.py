@@ -385,3 +385,46 @@ def test_random_trees_agree_with_the_product_of_all_matrices(drawn, random, seco
                 np.linalg.inv(root_T[target]) @ root_T[source],
                 atol=1e-9,
             )
+
+
+# --- samples that are missing -------------------------------------------------------------------
+
+
+def sampled(seconds) -> TransformTree:
+    tree = TransformTree(history_s=100)
+    for at_s in seconds:
+        pose = np.eye(4)
+        pose[0, 3] = at_s
+        tree.push(
+            StampedTransform(
+                parent='odom',
+                child='base',
+                stamp_ns=10**9 + round(at_s * 1e9),
+                parent_T_child=pose,
+            ),
+            static=False,
+        )
+    return tree
+
+
+def at_s(tree: TransformTree, seconds: float) -> float:
+    return float(tree.lookup('odom', 'base', 10**9 + round(seconds * 1e9))[0, 3])
+
+
+def test_a_gap_among_frequent_samples_is_not_bridged():
+    times = [*np.arange(0, 1, 0.02), *np.arange(1.9, 3, 0.02)]
+    tree = sampled(times)
+    with pytest.raises(
+        TransformUnavailable, match=r'no pose came for 0.920 s, which usually .*0.020'
+    ):
+        at_s(tree, 1.5)
+    assert at_s(tree, 0.51) == pytest.approx(0.51)
+    assert at_s(tree, 1.91) == pytest.approx(1.91)
+
+
+@pytest.mark.parametrize('period_s', [0.02, 0.1, 1.0])
+def test_what_is_a_gap_follows_from_the_rate(period_s):
+    tree = sampled([i * period_s for i in range(20)])
+    assert at_s(tree, 5.5 * period_s) == pytest.approx(5.5 * period_s)
+    few = sampled([i * period_s for i in range(20) if i not in (5, 6)])  # some are lost
+    assert at_s(few, 5.5 * period_s) == pytest.approx(5.5 * period_s)

@@ -38,6 +38,7 @@ METADATA = 'metadata.yaml'
 # libyaml where PyYAML was built with it: ten times as fast.
 _Loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 PACKED = '.zstd'  # ends the name of a storage file that is compressed as a whole
+_MCAP_FOOTER_BYTES = 37
 _COPY_BYTES = 8 << 20
 _REASON_LENGTH = 200
 _DAMAGED_ERRNO = (errno.EINVAL, errno.EOVERFLOW)  # of a seek to where a flipped bit points
@@ -55,8 +56,10 @@ def natural(text: str) -> tuple[Any, ...]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's text in one line of bounded length."""
+    """Return an error's text in one line of bounded length that can be printed."""
     text = ' '.join(str(error).split()) or type(error).__name__
+    if not text.isprintable():  # a piece of the damaged file
+        text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if len(text) <= _REASON_LENGTH else f'{text[:_REASON_LENGTH]}...'
 
 
@@ -194,6 +197,8 @@ class StorageFile:
             times = self._reader if self.ros1 else self._reader.metadata
             self.start_ns, self.end_ns = int(times.start_time), int(times.end_time)
             _check(self.connections)
+            if storage_suffix(self._opened) == '.mcap':
+                _refuse_lost_end(self._reader)
         except BagError:
             raise
         except Exception as error:
@@ -254,6 +259,19 @@ def _check(connections: Collection[Connection]) -> None:
             raise ValueError(f'a topic has the name and type {names}')
         if not isinstance(connection.msgcount, int) or connection.msgcount < 0:
             raise ValueError(f'{connection.topic} has {connection.msgcount!r} messages')
+
+
+def _refuse_lost_end(reader: Any) -> None:
+    """Refuse an mcap file without an index whose records lead past the end of a chunk or of the
+    file: the reader stops there without a word, and what follows would be lost.
+
+    Raises:
+        ValueError: it is such a one.
+    """
+    file, at = reader.bio, reader.bio.tell()
+    scanned = reader.data_end == file.seek(-_MCAP_FOOTER_BYTES, os.SEEK_END)
+    if scanned and at != reader.data_end:
+        raise ValueError(f'it has no index, and a record before byte {at} is damaged')
 
 
 def _refuse_unwritten(path: Path) -> None:

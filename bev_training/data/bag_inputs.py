@@ -57,7 +57,9 @@ def find_bags(paths: Sequence[Path | str]) -> list[BagSource]:
     ones are not.
 
     A recording is called like its folder or file. Where names are equal, that of the folder above
-    comes before them, then a number behind: so a name can change when other inputs are added.
+    comes before them, then a number behind: so a name can change when other inputs are added (an
+    output knows a recording by its fingerprint). A recording that is still being written is left
+    out, unless nothing else is in a folder that was named.
 
     Raises:
         BagError: a path does not exist, is no recording, or holds none.
@@ -135,7 +137,7 @@ def _below(path: Path, above: frozenset[str]) -> Iterator[BagSource]:
         if _identity(folder) not in here:  # a link may lead back
             yield from _below(folder, here)
     unfinished = [item for item in items if item.name.endswith(_UNFINISHED)]
-    if unfinished and not groups and not folders:
+    if unfinished and not groups and not folders and not above:  # others are not to suffer
         raise BagError(
             f'{unfinished[0]} was not closed by its recorder; '
             f'`rosbag reindex {unfinished[0]}`, then name it .bag'
@@ -167,7 +169,9 @@ def _absolute(path: Path) -> Path:
 
 
 def _safe(name: str) -> str:
-    return re.sub(r'[^A-Za-z0-9._-]+', '_', name).lstrip('.-') or 'recording'
+    """Return a name for files and folders; not one like `x.json`, which names our own files."""
+    name = re.sub(r'[^A-Za-z0-9._-]+', '_', name).lstrip('.-') or 'recording'
+    return re.sub(r'\.json$', '_json', name)
 
 
 def _unique(sources: list[BagSource]) -> list[BagSource]:

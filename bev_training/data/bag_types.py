@@ -124,10 +124,15 @@ def _refuse_difference(own: Typestore, known: Typestore) -> None:
     """
     for name, (_, fields) in own.fielddefs.items():
         if name in known.fielddefs:
-            have = [(field.lower(), kind) for field, kind in fields]
+            have = [(_plain(field), kind) for field, kind in fields]
             for field, kind in known.fielddefs[name][1]:
-                if (field.lower(), kind) not in have:
+                if (_plain(field), kind) not in have:
                     raise ValueError(f'{name} has no field {field!r} of the published type')
+
+
+def _plain(field: str) -> str:
+    """K and k are the same: ROS 1 and ROS 2 write CameraInfo's matrices so."""
+    return field.lower() if len(field) == 1 else field
 
 
 def _parsed(name: str, definition: MessageDefinition) -> Any:

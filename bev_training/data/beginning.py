@@ -14,7 +14,7 @@ from typing import Any
 
 from bev_perception.errors import BagError, CalibrationError, MessageError
 from bev_perception.geometry.camera import Camera
-from bev_perception.messages import read_camera, stamp_ns
+from bev_perception.messages import read_camera, read_pose, stamp_ns
 from bev_perception.transforms import StampedTransform
 from bev_training.data.bag_reader import Recording
 from bev_training.data.frame_trees import transforms_of
@@ -23,6 +23,7 @@ from bev_training.data.topics import CameraTopics, RigTopics, first_frame
 
 _TRIED_INFOS = 3_000  # a driver may publish zeros until it has loaded its calibration
 _TRIED_CLOUDS = 100
+_TRIED_POSES = 1_000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,12 +31,14 @@ class Beginning:
     """What is known before the first frame.
 
     Attributes:
-        cameras: by name, stamp and camera of the first CameraInfo that is calibrated.
+        cameras: by name, stamp (0 if it has none) and camera of the first CameraInfo that is
+            calibrated.
         statics: first value of every static transform of the recording; later ones apply when
             they come.
         camera_frames: optical frame by camera, of the first image.
         lidar_frames: frame by lidar, of the first sweep.
         lidar_fields: columns of the sweeps by lidar, see `sweep_fields`.
+        odometry_child: frame whose pose the odometry topic gives; '' where TF gives it.
     """
 
     cameras: Mapping[str, tuple[int, Camera]]
@@ -43,10 +46,16 @@ class Beginning:
     camera_frames: Mapping[str, str]
     lidar_frames: Mapping[str, str]
     lidar_fields: Mapping[str, tuple[str, ...]]
+    odometry_child: str = ''
 
 
-def read_beginning(recording: Recording, rig: RigTopics) -> Beginning:
+def read_beginning(recording: Recording, rig: RigTopics, base_frame: str) -> Beginning:
     """Look up what holds at the beginning of a recording.
+
+    Args:
+        recording: open.
+        rig: its topics.
+        base_frame: of what a pose is that does not say it.
 
     Raises:
         BagError: a topic has no message that can be read; names it.
@@ -61,19 +70,19 @@ def read_beginning(recording: Recording, rig: RigTopics) -> Beginning:
         camera_frames={c.name: first_frame(recording, c.image) for c in rig.cameras},
         lidar_frames={name: first_frame(recording, topic) for name, topic in rig.lidars.items()},
         lidar_fields={name: _fields(recording, topic) for name, topic in rig.lidars.items()},
+        odometry_child=_odometry_child(recording, rig.odometry, base_frame),
     )
 
 
 def _first_camera(recording: Recording, camera: CameraTopics) -> tuple[int, Camera]:
     problem: CalibrationError | None = None
-    for bag_ns, message in _some(recording, camera.info, _TRIED_INFOS):
+    for message in _some(recording, camera.info, _TRIED_INFOS):
         try:
             read = read_camera(message, name=camera.name, rectified=camera.rectified)
         except CalibrationError as error:
             problem = problem or error
             continue
-        at_ns = stamp_ns(message.header)
-        return (at_ns if at_ns > 0 else bag_ns), read
+        return stamp_ns(message.header), read
     if problem is not None:
         raise CalibrationError(f'{recording.path}: {camera.info}: {problem}')
     raise _nothing(recording, camera.info)
@@ -81,7 +90,7 @@ def _first_camera(recording: Recording, camera: CameraTopics) -> tuple[int, Came
 
 def _fields(recording: Recording, topic: str) -> tuple[str, ...]:
     problem: MessageError | None = None
-    for _, message in _some(recording, topic, _TRIED_CLOUDS):
+    for message in _some(recording, topic, _TRIED_CLOUDS):
         try:
             return sweep_fields(message)
         except MessageError as error:
@@ -91,10 +100,19 @@ def _fields(recording: Recording, topic: str) -> tuple[str, ...]:
     raise _nothing(recording, topic)
 
 
-def _some(recording: Recording, topic: str, limit: int) -> Iterator[tuple[int, Any]]:
+def _odometry_child(recording: Recording, topic: str, base_frame: str) -> str:
+    for message in _some(recording, topic, _TRIED_POSES) if topic else ():
+        try:
+            return read_pose(message, base_frame).child
+        except MessageError:
+            continue  # counted when its turn comes
+    return ''
+
+
+def _some(recording: Recording, topic: str, limit: int) -> Iterator[Any]:
     with closing(recording.messages([topic])) as messages:
-        for _, bag_ns, message in islice(messages, limit):
-            yield bag_ns, message
+        for _, _, message in islice(messages, limit):
+            yield message
 
 
 def _nothing(recording: Recording, topic: str) -> BagError:

@@ -96,12 +96,21 @@ def choose_cameras(recording: Recording, config: ConvertConfig) -> tuple[CameraT
             f'it has {", ".join(_ordered(found))}' if found else f'it has {images_in(recording)}'
         )
         raise BagError(f'{recording.path} has no images of camera {absent[0]!r}; {have}')
+    for setting in ('camera_info_topics', 'offsets_s'):  # these may name more than `cameras`
+        odd = [name for name in getattr(config, setting) if name not in found]
+        if odd:
+            raise BagError(
+                f'{recording.path}: {setting} names camera {odd[0]!r}; there are '
+                f'{", ".join(_ordered(found))}'
+            )
     return tuple(_camera(recording, config, name, found[name]) for name in names)
 
 
 def images_in(recording: Recording) -> str:
     """Return the image topics of a recording as a text."""
     listed = [f'{t.name} ({t.type})' for t in recording.topics.values() if t.type in _KINDS]
+    if not recording.message_count:
+        return 'no message'
     if not listed:
         return f'no image topic; its topics are {", ".join(list(recording.topics)[:_LISTED])}'
     more = f' and {len(listed) - _LISTED} more' if len(listed) > _LISTED else ''
@@ -258,18 +267,22 @@ def _info_of(recording: Recording, config: ConvertConfig, name: str, image: str)
     if given:
         if _has(recording, given, CAMERA_INFO):
             return given
-        have = [t.name for t in recording.topics.values() if t.type == CAMERA_INFO]
         raise BagError(
             f'{recording.path}: no CameraInfo of camera {name!r} on {given}; '
-            f'the recording has {", ".join(have[:_LISTED]) or "none"}'
+            f'the recording has {_listed_infos(recording)}'
         )
     found = _info_beside(recording, image)
     if found is None:
         raise BagError(
-            f'{recording.path}: no CameraInfo topic lies beside {image}; '
-            'camera_info_topic names another'
+            f'{recording.path}: no CameraInfo topic lies beside {image}; name it: --camera-info '
+            f'{name}=TOPIC; the recording has {_listed_infos(recording)}'
         )
     return found
+
+
+def _listed_infos(recording: Recording) -> str:
+    have = [t.name for t in recording.topics.values() if t.type == CAMERA_INFO]
+    return ', '.join(have[:_LISTED]) or 'none'
 
 
 def _rectified(config: ConvertConfig, image: str) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bev_training.data.jobs import Results, Task
 
 _LOOK_S = 0.2
+_BEGUN, _STEP = 1e-9, 0.01  # shares of a task
 _GRACE_S = 5.0  # for what is half done when the conversion is stopped
 _LOCAL_STORE_BYTES = 80_000_000  # results are small
 
@@ -35,7 +36,7 @@ def on_ray(
     Args:
         tasks: what to do.
         workers: tasks at once; None takes what the cluster offers (a CPU each).
-        shares: of every task, set to a small number while it waits or runs and 1 at its end.
+        shares: of every task, set to how much of it is done; above 0 once it has begun.
         look: called several times a second.
 
     Yields:
@@ -49,21 +50,30 @@ def on_ray(
     if begun:
         _connect(ray, workers)
     running: dict[Any, int] = {}
+    told = None
     try:
+        told = ray.remote(num_cpus=0)(_Shares).remote()
+        news = told.news.remote()
         remote = ray.remote(num_cpus=1, max_retries=0)(_run_there)
         waiting = deque(enumerate(tasks))
         while waiting or running:
             while waiting and (workers is None or len(running) < workers):
                 number, task = waiting.popleft()
-                running[remote.remote(_absolute(task), os.getcwd())] = number
-                shares[number] = 1e-9
+                running[remote.remote(_absolute(task), os.getcwd(), told, number)] = number
             ended, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_S)
+            if ray.wait([news], timeout=0)[0]:
+                with suppress(ray.exceptions.RayError):  # a picture of the work, not the work
+                    for number, share in ray.get(news).items():
+                        shares[number] = share
+                    news = told.news.remote()
             look()
             for one in ended:
                 number = running.pop(one)
                 yield number, _result(ray, one, tasks[number])
     finally:
         _cancel(ray, list(running))
+        if told is not None:
+            ray.kill(told)
         if begun:
             ray.shutdown()
 
@@ -106,11 +116,33 @@ def _absolute(task: Task) -> Task:
     return replace(task, source=source, out=out.absolute() if is_local(out) else out)
 
 
-def _run_there(task: Task, folder: str) -> DriveSummary | str:
+class _Shares:
+    """An actor: what tasks tell of how far they are, for the process that waits for them."""
+
+    def __init__(self) -> None:
+        self._shares: dict[int, float] = {}
+
+    def tell(self, number: int, share: float) -> None:
+        self._shares[number] = share
+
+    def news(self) -> dict[int, float]:
+        return self._shares
+
+
+def _run_there(task: Task, folder: str, told: Any, number: int) -> DriveSummary | str:
     """Run on a machine of the cluster; in the caller's folder, where that machine has it."""
     if os.path.isdir(folder):
         os.chdir(folder)
-    return task.run(lambda share: None, bool)
+    said = _BEGUN
+    told.tell.remote(number, said)
+
+    def report(share: float) -> None:
+        nonlocal said
+        if share - said >= _STEP:
+            told.tell.remote(number, share)
+            said = share
+
+    return task.run(report, bool)
 
 
 def _result(ray: Any, reference: Any, task: Task) -> DriveSummary | str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bev_perception.errors import ConfigError
-from bev_training.data.settings import ConvertConfig, KeyFrames
+from bev_training.data.settings import KeyFrames
 from bev_training.yaml_fields import Value, read_yaml
 
 
@@ -23,19 +23,6 @@ def load_settings(path: Path) -> dict[str, Any]:
         raise ConfigError(f'{path}: is empty; see config/convert/example.yaml')
     given = Value(value=read, source=str(path)).fields(tuple(_FIELDS))
     return {name: _FIELDS[name](value) for name, value in given.items()}
-
-
-def load_config(path: Path, **overrides: Any) -> ConvertConfig:
-    """Return the settings of a file, some of them replaced.
-
-    Raises:
-        ConfigError: as `load_settings`, or a value is out of its range.
-    """
-    settings = load_settings(path)
-    try:
-        return ConvertConfig(**{**settings, **overrides})
-    except ConfigError as error:
-        raise ConfigError(f'{path}: {error}') from error
 
 
 def _text(value: Value) -> str:
@@ -88,6 +75,7 @@ _FIELDS: dict[str, Callable[[Value], Any]] = {
     'odometry_topic': _text,
     'base_frame': _text,
     'odom_frame': _text,
+    'tf_timeout_s': lambda value: value.number(0.0, 60.0),
     'every': _every,
     'max_spread_s': lambda value: value.number(0.0),
     'timeout_s': lambda value: value.number(0.0),

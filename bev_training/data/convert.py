@@ -52,7 +52,7 @@ def convert_bag(
     encoder = ImageEncoder(jpeg_quality=config.jpeg_quality, privacy=config.privacy)
     with source.open() as recording:
         rig = choose_topics(recording, config)
-        selector = FrameSelector(rig, config, read_beginning(recording, rig))
+        selector = FrameSelector(rig, config, read_beginning(recording, rig, config.base_frame))
         messages = _watched(recording, rig, progress, stopped)
         with _writer(format, folder, source.name, rig, config) as writer:
             frames = 0
@@ -152,6 +152,9 @@ def _nothing(source: BagSource, selector: FrameSelector) -> str:
         f'{counts[what]} {text}{_because(selector, what)}'
         for what, text in {
             'images_damaged': 'images are damaged',
+            'images_of_other_size': 'images do not fit their CameraInfo',
+            'transforms_unusable': 'transforms are unusable',
+            'odometry_unusable': 'poses are unusable',
             'sets_without_pose': 'sets have no pose',
             'images_without_pose': 'images have no pose',
             'sets_too_few_images': 'sets have too few images',

@@ -19,7 +19,7 @@ from bev_training.data.drive_index import matrix
 from bev_training.data.drive_manifest import MANIFEST
 from bev_training.data.drives import Drive
 from bev_training.data.frame import Calibration
-from bev_training.data.paths import PART
+from bev_training.data.paths import PART, remote
 from bev_training.data.shards import BLOCK, read_npy, read_spans
 
 Problem = tuple[str, str]  # code, text
@@ -59,7 +59,12 @@ def check_drive(
             yield problem
         done += file['size_bytes']
         progress(done / total / 2)
-    yield from _extra_files(folder, drive.manifest)
+    try:
+        with remote(folder):
+            ours, foreign = listed(folder)
+        yield from _extra_files(folder, drive.manifest, {*ours, *foreign})
+    except (BagError, OSError) as error:
+        yield 'shard_unreadable', f'{folder}: {error}'
     try:
         yield from _check_rows(drive, missing, decode, progress)
     except BagError as error:
@@ -71,7 +76,7 @@ def _file_problem(folder: Path, file: Mapping[str, Any]) -> Problem | None:
     path = folder / file['name']
     digest, size = hashlib.sha256(), 0
     try:
-        with path.open('rb') as stream:
+        with remote(path), path.open('rb') as stream:
             while data := stream.read(_READ_BYTES):
                 digest.update(data)
                 size += len(data)
@@ -79,6 +84,8 @@ def _file_problem(folder: Path, file: Mapping[str, Any]) -> Problem | None:
         return 'file_missing', f'{path} is missing'
     except OSError as error:
         return 'shard_unreadable', f'{path} cannot be read: {error.strerror or error}'
+    except BagError as error:
+        return 'shard_unreadable', str(error)
     if size != file['size_bytes']:
         return 'file_size', f'{path} has {size} bytes, {MANIFEST} says {file["size_bytes"]}'
     if digest.hexdigest() != file['sha256']:
@@ -86,10 +93,9 @@ def _file_problem(folder: Path, file: Mapping[str, Any]) -> Problem | None:
     return None
 
 
-def _extra_files(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Problem]:
-    ours, foreign = listed(folder)
+def _extra_files(folder: Path, manifest: Mapping[str, Any], there: set[Path]) -> Iterator[Problem]:
     named = {folder / file['name'] for file in manifest['files']} | {folder / MANIFEST}
-    for path in sorted({*ours, *foreign} - named):
+    for path in sorted(there - named):
         kind = 'left over' if path.name.endswith(PART) else f'not named by {MANIFEST}'
         yield 'file_extra', f'{path} is {kind}'
 

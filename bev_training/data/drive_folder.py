@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from bev_perception.errors import BagError
 from bev_training.data.drive_index import INDEX
 from bev_training.data.drive_manifest import CALIBRATION, MANIFEST
-from bev_training.data.paths import PART, is_local
+from bev_training.data.paths import PART, inside, is_local
 from bev_training.data.shards import FOLDER
 
 _FILES = frozenset(
@@ -25,10 +26,8 @@ def listed(folder: Path) -> tuple[list[Path], list[Path]]:
     """
     ours: list[Path] = []
     foreign: list[Path] = []
-    if not folder.exists():
-        return ours, foreign
-    for path in sorted(folder.iterdir()):
-        if path.name == FOLDER and path.is_dir() and not path.is_symlink():
+    for path in inside(folder):
+        if path.name == FOLDER and path.is_dir() and not _is_link(path):
             for shard in sorted(path.iterdir()):
                 whole = bool(_SHARD.fullmatch(shard.name)) and _is_plain(shard)
                 (ours if whole else foreign).append(shard)
@@ -37,8 +36,31 @@ def listed(folder: Path) -> tuple[list[Path], list[Path]]:
     return ours, foreign
 
 
+def sizes(folder: Path) -> dict[str, int]:
+    """Return the sizes of all files of a drive by name; from an object store in one request.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if is_local(folder):
+        ours, _ = listed(folder)
+        return {str(path.relative_to(folder)): path.stat().st_size for path in ours}
+    there: Any = folder  # a UPath
+    top = there.path.rstrip('/') + '/'
+    found = there.fs.find(there.path, detail=True)
+    return {
+        name.removeprefix(top): int(info['size'])
+        for name, info in found.items()
+        if info.get('size') is not None
+    }
+
+
 def _is_plain(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
+    return path.is_file() and not _is_link(path)
+
+
+def _is_link(path: Path) -> bool:
+    return is_local(path) and path.is_symlink()  # stores have none, but would be asked
 
 
 def is_unfinished(folder: Path) -> bool:
@@ -76,7 +98,7 @@ def prepare(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove a drive's files, and its folder where nothing else is in it.
+    """Remove a drive's files, finished or not, and its folder where nothing else is in it.
 
     Raises:
         OSError: something cannot be removed.
@@ -85,7 +107,7 @@ def clear(folder: Path) -> None:
     if not is_local(folder):  # an object store has no folders
         return
     for path in (folder / FOLDER, folder):
-        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+        if path.is_dir() and not _is_link(path) and not any(path.iterdir()):
             path.rmdir()
 
 

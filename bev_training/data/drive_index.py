@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from bev_perception.errors import BagError
 from bev_perception.shapes import Rigid
 from bev_training.data.file_writer import FileWriter
 from bev_training.data.frame import EncodedImage, Frame, FrameView, LidarSweep
-from bev_training.data.paths import is_local
+from bev_training.data.paths import is_local, remote
 from bev_training.data.settings import FORMAT
 from bev_training.data.shards import Placed, key_of
 
@@ -288,24 +288,27 @@ class IndexWriter:
 
 
 class Index:
-    """The rows of a finished drive. Safe to use from several threads and after a fork."""
+    """The rows of a finished drive. Safe to use from several threads and after a fork.
+
+    The file is opened whenever rows are read, so that a thousand drives can be open at once; what
+    its end says of its parts is kept.
+    """
 
     def __init__(self, path: Path, cameras: Sequence[str]) -> None:
-        """Open the file; rows are read when they are asked for.
+        """Look at the file; rows are read when they are asked for.
 
         Raises:
             BagError: it is damaged, or of another version or rig.
         """
         self.path = path
-        self._lock = threading.Lock()
-        self._file = _open(path)
-        schema = self._file.schema_arrow
+        with _opened(path) as file:
+            metadata, schema = file.metadata, file.schema_arrow
         if not schema.equals(SCHEMA):
             raise BagError(f'{path} has other columns than version {FORMAT} of a drive')
         stated = (schema.metadata or {}).get(b'cameras', b'').decode('ascii', 'replace')
         if stated != ','.join(cameras):
             raise BagError(f'{path} is of the cameras {stated!r}, manifest.json of {cameras}')
-        metadata = self._file.metadata
+        self._metadata = metadata
         sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         self._starts = np.cumsum([0, *sizes]).tolist()
         self._group = lru_cache(_GROUPS_KEPT)(self._read_group)
@@ -349,19 +352,17 @@ class Index:
         return self._read([group], None)
 
     def _read(self, groups: list[int] | None, columns: list[str] | None) -> pa.Table:
-        with self._lock:
-            groups = list(range(len(self._starts) - 1)) if groups is None else groups
-            try:
-                return self._file.read_row_groups(groups, columns, use_threads=False)
-            except (pa.ArrowException, OSError, ValueError) as error:
-                raise BagError(_damaged(self.path, error)) from error
+        groups = list(range(len(self._starts) - 1)) if groups is None else groups
+        with _opened(self.path, self._metadata) as file:
+            return file.read_row_groups(groups, columns, use_threads=False)
 
 
-def _open(path: Path) -> pq.ParquetFile:
+@contextmanager
+def _opened(path: Path, metadata: Any = None) -> Iterator[pq.ParquetFile]:
     try:
         # Read, not mapped: a mapped file that is cut off meanwhile would end the process.
-        source = pa.OSFile(str(path)) if is_local(path) else path.open('rb')
-        return pq.ParquetFile(source, page_checksum_verification=True)
+        with remote(path), pa.OSFile(str(path)) if is_local(path) else path.open('rb') as source:
+            yield pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True)
     except FileNotFoundError as error:
         raise BagError(f'{path} is missing; convert the recording again') from error
     except (pa.ArrowException, OSError, ValueError) as error:

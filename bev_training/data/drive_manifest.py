@@ -13,6 +13,7 @@ from bev_perception.errors import BagError, BevError
 from bev_perception.geometry.camera import Camera
 from bev_perception.shapes import Rigid
 from bev_training.data.frame import Calibration, CameraCalibration, LidarCalibration
+from bev_training.data.paths import is_local, remote
 from bev_training.data.settings import FORMAT
 from bev_training.data.summary import DriveSummary
 
@@ -56,6 +57,8 @@ def read_calibrations(path: Path) -> tuple[Calibration, ...]:
         BagError: it is missing or damaged.
     """
     value = _read_json(path)
+    if value is None:
+        raise BagError(f'{path} is missing; convert the recording again')
     try:
         return tuple(_read_epoch(epoch) for epoch in value['epochs'])
     except (BevError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -71,9 +74,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         BagError: it is damaged, or of something else or another version.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if is_local(path) and not path.is_file():
         return None
-    manifest = _read_json(path)
+    manifest = _read_json(path)  # a store that fails to answer must not look like an empty one
+    if manifest is None:
+        return None
     if manifest.get('format') != _KIND:
         raise BagError(f'{path} is not of a converted drive')
     if manifest.get('version') != FORMAT:
@@ -157,14 +162,16 @@ def _check(manifest: Mapping[str, Any]) -> None:
             raise TypeError(f'size_bytes of {file["name"]} is {file["size_bytes"]!r}')
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any] | None:
     def refuse(text: str) -> NoReturn:
         raise ValueError(f'{text} is no number')
 
     try:
-        value = json.loads(path.read_bytes(), parse_constant=refuse)
-    except FileNotFoundError as error:
-        raise BagError(f'{path} is missing; convert the recording again') from error
+        with remote(path):
+            data = path.read_bytes()
+        value = json.loads(data, parse_constant=refuse)
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise BagError(f'{path} cannot be read: {error.strerror or error}') from error
     except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8

@@ -62,7 +62,7 @@ class DriveWriter:
         self._frames = self._images = self._sweeps = 0
         self._first_ns = 0
         self._metres = 0.0
-        self._begun = self._finished = False
+        self._sealing = self._finished = False
 
     def __enter__(self) -> DriveWriter:
         """Make the folder ready.
@@ -88,11 +88,18 @@ class DriveWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Remove a drive that is not finished; files of others stay."""
+        """Remove a drive that is not finished; files of others stay.
+
+        Raises:
+            BagError: it cannot be removed.
+        """
         if not self._finished:
             self._files.abort()
             self._index.abort()
-            drive_folder.clear(self._folder)
+            with writing(self._folder):
+                # A manifest that we did not write: our lease was lost, and another run was faster.
+                if self._sealing or not (self._folder / MANIFEST).exists():
+                    drive_folder.clear(self._folder)
 
     def add_calibration(self, calibration: Calibration) -> None:
         """Take in the calibration of the frames that follow.
@@ -155,10 +162,14 @@ class DriveWriter:
             counts: by name, what was left out or repaired.
 
         Raises:
-            BagError: there is no frame, or something could not be written.
+            BagError: there is no frame, or something could not be written; or another run, which
+                took over the lock of the output, has finished this drive.
         """
         if self._last is None:
             raise BagError(f'{self._folder}: no frame was given, so there is no drive to finish')
+        with writing(self._folder):
+            if (self._folder / MANIFEST).exists():
+                raise BagError(f'{self._folder} was finished by another run meanwhile')
         self._shards.end()
         self._index.finish()
         self._plain.begin(CALIBRATION)
@@ -183,6 +194,7 @@ class DriveWriter:
             files=files,
         )
         data = json_bytes(manifest)
+        self._sealing = True
         self._plain.begin(MANIFEST, durable=True)
         self._plain.write([data])
         self._plain.end()

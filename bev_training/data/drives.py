@@ -22,20 +22,22 @@ from bev_training.data.drive_manifest import (
     read_manifest,
 )
 from bev_training.data.frame import Calibration, Frame
-from bev_training.data.paths import is_local, to_path
+from bev_training.data.paths import is_local, remote, to_path
 from bev_training.data.shards import read_npy, read_spans
 
 
-def find_drives(path: Path) -> list[Path]:
-    """Return the finished drives of a path, sorted: itself, or those directly in it.
+def find_drives(path: Path | str) -> list[Path]:
+    """Return the finished drives of a path or URL, sorted: itself, or those directly in it.
 
     Raises:
         BagError: there is none, or it cannot be read.
     """
+    path = to_path(path)
     if _is_finished(path):
         return [path]
-    if not path.exists():
-        raise BagError(f'{path} does not exist')
+    with remote(path):
+        if not path.exists():
+            raise BagError(f'{path} does not exist')
     unfinished = unfinished_drives(path)
     if unfinished == [path]:
         raise BagError(_unfinished(path))
@@ -54,9 +56,10 @@ def unfinished_drives(path: Path) -> list[Path]:
         BagError: it cannot be read.
     """
     try:
-        if is_unfinished(path):
-            return [path]
-        return [folder for folder in _folders(path) if is_unfinished(folder)]
+        with remote(path):
+            if is_unfinished(path):
+                return [path]
+            return [folder for folder in _folders(path) if is_unfinished(folder)]
     except OSError as error:
         raise BagError(f'{path} cannot be read: {error.strerror or error}') from error
 
@@ -187,6 +190,8 @@ class Drive:
     ) -> ViewSet:
         """Read a frame's images, decoded on the same path as the node's.
 
+        As there, an image that cannot be decoded or does not fit its camera is `missing`.
+
         Args:
             i: number of the frame, from 0.
             at_least_px: (width, height) that a JPEG may be shrunk to while decoding.
@@ -195,7 +200,7 @@ class Drive:
         Raises:
             IndexError: there is no such frame.
             BagError: its shard or the index is missing or damaged.
-            MessageError: an image cannot be decoded or does not fit its camera.
+            MessageError: no image is left.
         """
         frame = self.frame(i, sweeps=False)
         calibration = self.calibrations[frame.epoch]
@@ -222,7 +227,8 @@ class Drive:
             at_least_px=at_least_px,
             executor=executor,
         )
-        for camera, problem in problems.items():
+        if problems and not view_set.views:
+            camera, problem = next(iter(problems.items()))
             raise MessageError(f'{self.folder}: frame {i:06d}, camera {camera}: {problem}')
         return view_set
 
@@ -258,12 +264,15 @@ def _constant(name: str, stamp_ns: int, camera: Any) -> CameraHistory:
 
 
 def _is_finished(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file()
+    manifest = folder / MANIFEST
+    with remote(folder):  # where `is_file` would say no of a store that does not answer
+        return manifest.is_file() if is_local(manifest) else manifest.exists()
 
 
 def _folders(path: Path) -> list[Path]:
     try:
-        return sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+        with remote(path):
+            return sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
     except OSError as error:
         raise BagError(f'{path} cannot be read: {error.strerror or error}') from error
 

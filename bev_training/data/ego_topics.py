@@ -22,13 +22,14 @@ def choose_odometry(recording: Recording, config: ConvertConfig, trees: FrameTre
 
     A topic that the settings name is taken. Otherwise TF counts where it connects `odom_frame`
     and `base_frame`; where it does not, the only Odometry topic does that gives the pose of
-    `base_frame` or of a frame above it.
+    `base_frame` or of a frame above it: in `odom_frame`, or in any frame where the settings leave
+    `odom_frame` as it is.
 
     Raises:
         BagError: the topic cannot be used, or nothing gives the pose.
     """
     if config.odometry_topic:
-        child = _described(recording, config.odometry_topic, config)
+        _, child = _described(recording, config.odometry_topic, config)
         if child not in trees.above(config.base_frame):
             raise BagError(
                 f'{recording.path}: {config.odometry_topic} gives the pose of {child!r}, which is '
@@ -43,12 +44,13 @@ def choose_odometry(recording: Recording, config: ConvertConfig, trees: FrameTre
         if info.type != ODOMETRY or not info.messages:
             continue
         try:
-            child = _described(recording, info.name, config)
+            parent, child = _described(recording, info.name, config)
         except BagError:
             texts.append(f'{info.name} (unreadable)')
             continue
-        texts.append(f'{info.name} (pose of {child!r})')
-        if child in trees.above(config.base_frame):
+        texts.append(f'{info.name} (pose of {child!r} in {parent!r})')
+        wanted = config.odom_frame in (parent, ConvertConfig().odom_frame)
+        if wanted and child in trees.above(config.base_frame):
             fitting[info.name] = child
     if len(fitting) == 1:
         ((topic, child),) = fitting.items()
@@ -70,8 +72,8 @@ def _joined(topic: str, child: str, config: ConvertConfig, trees: FrameTrees) ->
     return topic
 
 
-def _described(recording: Recording, topic: str, config: ConvertConfig) -> str:
-    """Return the frame whose pose a topic gives.
+def _described(recording: Recording, topic: str, config: ConvertConfig) -> tuple[str, str]:
+    """Return in which frame a topic gives the pose of which.
 
     Raises:
         BagError: it is not there, of another type, or its first message cannot be used.
@@ -89,6 +91,7 @@ def _described(recording: Recording, topic: str, config: ConvertConfig) -> str:
         problem = recording.first_problem.get(topic, 'it has none')
         raise BagError(f'{recording.path}: no message of {topic} can be read: {problem}')
     try:
-        return read_pose(first[1], config.base_frame).child
+        pose = read_pose(first[1], config.base_frame)
     except MessageError as error:
         raise BagError(f'{recording.path}: {topic}: {error}') from error
+    return pose.parent, pose.child

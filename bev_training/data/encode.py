@@ -71,6 +71,11 @@ class ImageEncoder:
             'privacy_sha256': source_sha256(privacy) if privacy else '',
         }
 
+    @property
+    def in_order(self) -> bool:
+        """Whether images must be given in the order of the recording: a function sees them."""
+        return self._function is not None
+
     def encode(self, message: Any, *, camera: str, stamp_ns: int) -> EncodedImage:
         """Return a picture as it is stored.
 
@@ -109,7 +114,9 @@ class ImageEncoder:
         try:
             with self._calling:
                 result: Any = self._function(image, camera, stamp_ns)
-        except Exception as error:
+                if isinstance(result, np.ndarray):
+                    result = np.array(result, order='C')  # it may be a buffer that is used again
+        except (Exception, SystemExit) as error:
             text = ' '.join(str(error).split())
             raise BagError(f'{where}: {type(error).__name__}: {text}') from error
         if not isinstance(result, np.ndarray):
@@ -118,7 +125,7 @@ class ImageEncoder:
             raise ConfigError(
                 f'{where}: it returned {result.dtype} {result.shape}; it must be uint8 {shape}'
             )
-        return np.ascontiguousarray(result)
+        return result
 
 
 def encode_png(image: ImageRgb) -> EncodedImage:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bev_perception.errors import BagError
-from bev_training.data import drive_folder, drive_writer, nuscenes_export
-from bev_training.data.bag_inputs import BagSource
+from bev_training.data import (
+    drive_folder,
+    drive_manifest,
+    drive_writer,
+    nuscenes_export,
+    nuscenes_files,
+)
+from bev_training.data.bag_inputs import BagSource, fingerprint
 from bev_training.data.drive_manifest import MANIFEST, read_manifest
-from bev_training.data.nuscenes_files import read_scene, remove_recording, tables_folder
+from bev_training.data.nuscenes_files import read_scene
 from bev_training.data.nuscenes_merge import VERSION, finished_scenes
-from bev_training.data.paths import is_local
+from bev_training.data.paths import inside, is_local
+from bev_training.data.privacy import source_sha256
 from bev_training.data.settings import ConvertConfig
 from bev_training.data.summary import DriveSummary
 from bev_training.folders import entries
@@ -23,14 +32,107 @@ _NUSCENES = ('maps', 'samples', 'scenes', 'sweeps', VERSION)
 _Prints = Mapping[str, Mapping[str, Any]]
 
 
-def same_conversion(
-    manifest: Mapping[str, Any], fingerprint: Mapping[str, Any] | None, config: ConvertConfig
-) -> str | None:
-    """Return what differs between what was written and what would be written now.
+@dataclass(frozen=True, kw_only=True)
+class Existing:
+    """What is to be done, and what not. All by the names that the recordings have in this call.
+
+    Attributes:
+        kept: drives that are there, whatever their own names.
+        to_do: recordings to convert, with the names of their drives.
+        broken: names of drives to remove before that: some of their files were lost.
+        failed: why a recording cannot be converted, in one line.
+    """
+
+    kept: Mapping[str, DriveSummary]
+    to_do: Mapping[str, BagSource]
+    broken: Sequence[str]
+    failed: Mapping[str, str]
+
+
+def look_at(
+    out: Path,
+    sources: Sequence[BagSource],
+    fingerprints: _Prints,
+    config: ConvertConfig,
+    format: str,
+) -> Existing:
+    """Find what is done already, and make sure that nothing of others is in an output.
+
+    Results from other recordings are welcome where they have the same settings: outputs grow. A
+    recording is known by its fingerprint, since its name can depend on what else is converted.
+
+    Args:
+        out: the output.
+        sources: the recordings that are to be converted.
+        fingerprints: theirs, by name.
+        config: the settings; their privacy function has been loaded.
+        format: 'drive' or 'nuscenes'.
+
+    Raises:
+        BagError: something else is there, or a result of other settings or of another version of
+            the format.
+        OSError: it cannot be read.
+    """
+    manifests = _scenes(out) if format == 'nuscenes' else _drives(out)
+    for name, manifest in manifests.items():
+        reason = other_settings(manifest, config)
+        if reason is not None:
+            raise BagError(f'{out / name}: {reason}; choose another OUT')
+    drives = _drives_of(sources, fingerprints, manifests)
+    kept: dict[str, DriveSummary] = {}
+    to_do: dict[str, BagSource] = {}
+    failed: dict[str, str] = {}
+    broken = []
+    missing = nuscenes_files.lost_files(out, manifests) if format == 'nuscenes' else {}
+    for source in sources:
+        name = source.name
+        if name not in drives and name not in manifests:
+            to_do[name] = source
+        elif name not in drives:
+            reason = other_recording(manifests[name], fingerprints[name])
+            failed[name] = f'{out / name}: {reason}; rename this one, or choose another OUT'
+        else:
+            name = drives[name]
+            if format == 'nuscenes':
+                lost, others = missing.get(name), []
+            else:
+                lost = _lost(out / name, manifests[name])
+                others = [] if lost is None else drive_folder.listed(out / name)[1]
+            if lost is None:
+                kept[source.name] = _summary(out, name, manifests[name], format)
+            elif others:
+                failed[source.name] = f'{lost}; {others[0]} is in the way of doing it anew'
+            else:
+                broken.append(name)
+                to_do[source.name] = replace(source, name=name)
+    return Existing(kept=kept, to_do=to_do, broken=tuple(broken), failed=failed)
+
+
+def finished(
+    out: Path, source: BagSource, config: ConvertConfig, format: str
+) -> DriveSummary | None:
+    """Return what somebody else has made of a recording since `look_at`; None where nothing.
+
+    Raises:
+        BagError: it is of other settings or another recording.
+    """
+    name = source.name
+    manifest = read_scene(out, name) if format == 'nuscenes' else read_manifest(out / name)
+    if manifest is None:
+        return None
+    reason = other_settings(manifest, config) or other_recording(manifest, fingerprint(source))
+    if reason is not None:
+        raise BagError(f'{out / name}: {reason}')
+    return _summary(out, name, manifest, format)
+
+
+def other_settings(manifest: Mapping[str, Any], config: ConvertConfig) -> str | None:
+    """Return how the settings of what was written differ from those now.
+
+    A privacy function is the same where its name and its file's contents are, wherever that is.
 
     Args:
         manifest: of a drive, or of a recording in nuScenes' format.
-        fingerprint: of the recording that bears its name now; None does not compare it.
         config: the settings now.
 
     Returns:
@@ -40,15 +142,35 @@ def same_conversion(
     was, now = facts.get('settings'), config.as_json()
     if not isinstance(was, dict):
         return 'its manifest holds no settings'
+    images = facts.get('images')
+    hashed = images.get('privacy_sha256', '') if isinstance(images, dict) else ''
+    here = source_sha256(config.privacy) if config.privacy else ''
+    if hashed != here and was.get('privacy') == now['privacy']:
+        return f'the file of the privacy function {config.privacy} has changed'
+    if here and hashed == here and _function(was.get('privacy')) == _function(now['privacy']):
+        now['privacy'] = was['privacy']
     for name in (*now, *sorted(set(was) - set(now))):
         if name not in was or name not in now or was[name] != now[name]:
-            there, here = (_shown(values, name) for values in (was, now))
-            return f'{name} was {there}, and is {here} now'
-    if fingerprint is not None:
-        source = facts.get('source')
-        for name, value in fingerprint.items():
-            if not isinstance(source, dict) or source.get(name) != value:
-                return f'it was made from another recording of this name ({name} differs)'
+            before, after = (_shown(values, name) for values in (was, now))
+            return f'{name} was {before}, and is {after} now'
+    return None
+
+
+def _function(privacy: object) -> str:
+    return str(privacy).rpartition(':')[2]
+
+
+def other_recording(manifest: Mapping[str, Any], print_: Mapping[str, Any]) -> str | None:
+    """Return in words what tells that something was made from another recording than this.
+
+    Args:
+        manifest: of a drive, or of a recording in nuScenes' format.
+        print_: fingerprint of the recording.
+    """
+    source = manifest.get('facts', manifest).get('source')
+    for name, value in print_.items():
+        if not isinstance(source, dict) or source.get(name) != value:
+            return f'it was made from another recording of this name ({name} differs)'
     return None
 
 
@@ -56,43 +178,35 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
     return json.dumps(values[name]) if name in values else 'unknown'
 
 
-def kept(
-    out: Path,
-    sources: Sequence[BagSource],
-    fingerprints: _Prints,
-    config: ConvertConfig,
-    format: str,
-) -> dict[str, DriveSummary]:
-    """Find what is done already, and make sure that nothing of others is in an output.
-
-    Results from other recordings are welcome where they have the same settings: outputs grow.
-
-    Args:
-        out: the output.
-        sources: the recordings that are to be converted.
-        fingerprints: theirs, by name.
-        config: the settings.
-        format: 'drive' or 'nuscenes'.
-
-    Returns:
-        Summaries by name, of those recordings that are done.
-
-    Raises:
-        BagError: something else is there, or a result of other settings, another recording or
-            another version of the format.
+def _drives_of(
+    sources: Sequence[BagSource], prints: _Prints, manifests: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return by recording the name of the drive that was made of it: its own, or another that no
+    recording of this call bears (of two copies of one file, each has its own drive).
     """
-    manifests = _scenes(out) if format == 'nuscenes' else _drives(out)
+    own = {
+        s.name: s.name
+        for s in sources
+        if s.name in manifests and other_recording(manifests[s.name], prints[s.name]) is None
+    }
+    free = defaultdict(list)
     for name, manifest in manifests.items():
-        reason = same_conversion(manifest, fingerprints.get(name), config)
-        if reason is not None:
-            raise BagError(f'{out / name}: {reason}; choose another OUT')
-    found = {}
+        source = manifest.get('facts', manifest).get('source')
+        if name not in own and isinstance(source, dict):
+            free[str(source.get('fingerprint'))].append(name)
     for source in sources:
-        if source.name in manifests:
-            summary = summary_of(out, source.name, format)
-            if summary is not None:
-                found[source.name] = summary
-    return found
+        names = free[str(prints[source.name]['fingerprint'])]
+        if source.name not in own and names:
+            own[source.name] = names.pop(0)
+    return own
+
+
+def _summary(out: Path, name: str, manifest: Mapping[str, Any], format: str) -> DriveSummary:
+    if format == 'drive':
+        return drive_manifest.summary_of(out / name, manifest)
+    summary = nuscenes_export.read_summary(out, name)
+    assert summary is not None  # its manifest is there
+    return summary
 
 
 def summary_of(out: Path, name: str, format: str) -> DriveSummary | None:
@@ -113,8 +227,7 @@ def remove_unfinished(out: Path, name: str, format: str) -> None:
         OSError: it cannot be removed.
     """
     if format == 'nuscenes':
-        if read_scene(out, name) is None and tables_folder(out, name).exists():
-            remove_recording(out, name)
+        nuscenes_files.remove_unfinished(out, name)
     elif not (out / name / MANIFEST).exists():
         drive_folder.clear(out / name)
 
@@ -123,9 +236,8 @@ def _drives(out: Path) -> dict[str, Mapping[str, Any]]:
     """Return the manifests of the drives in a folder, where nothing but drives may be."""
     found = {}
     for path in _visible(out):
-        manifest = _manifest(path) if path.is_dir() else None
+        manifest = _manifest(path) if not is_local(path) or path.is_dir() else None
         if manifest is not None:
-            _check_sizes(path, manifest)
             found[path.name] = manifest
         elif not path.is_dir() or drive_folder.listed(path)[1]:
             raise _foreign(out, path.name)
@@ -139,19 +251,18 @@ def _manifest(drive: Path) -> Mapping[str, Any] | None:
         raise BagError(f'{error} (remove {drive} first, or choose another OUT)') from error
 
 
-def _check_sizes(drive: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuse a drive whose files are not those that its manifest names: after a power cut, what
-    was written last may be missing although the manifest is there.
+def _lost(drive: Path, manifest: Mapping[str, Any]) -> str | None:
+    """Return which of a drive's files is not as its manifest says: after a power cut, what was
+    written last may be missing although the manifest is there.
     """
+    there = drive_folder.sizes(drive)
     for file in manifest['files']:
-        path = drive / file['name']
-        size = path.stat().st_size if path.is_file() else None
+        size = there.get(file['name'])
         if size != file['size_bytes']:
             has = 'is missing' if size is None else f'has {size} bytes'
-            raise BagError(
-                f'{path} {has}, {MANIFEST} says {file["size_bytes"]} bytes; remove {drive} and '
-                'run this again'
-            )
+            said = f'{MANIFEST} says {file["size_bytes"]} bytes'
+            return f'{drive / file["name"]} {has}, {said}'
+    return None
 
 
 def _scenes(out: Path) -> dict[str, Mapping[str, Any]]:
@@ -172,11 +283,12 @@ def _scenes(out: Path) -> dict[str, Mapping[str, Any]]:
 
 def _visible(out: Path) -> list[Path]:
     """Return what is in an output but for our hidden files and reports."""
-    if is_local(out):
-        paths = entries(out)
-    else:
-        paths = sorted(out.iterdir()) if out.exists() else []
-    return [p for p in paths if p.name[:1] != '.' and not p.name.endswith(_REPORTS)]
+    paths = entries(out) if is_local(out) else inside(out)
+    return [
+        path
+        for path in paths
+        if path.name[:1] != '.' and not (path.name.endswith(_REPORTS) and path.is_file())
+    ]
 
 
 def _foreign(out: Path, name: str) -> BagError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from bev_perception.errors import BagError
-from bev_training.data.paths import is_local, whole_file
+from bev_training.data.paths import remote, whole_file
 
 Chunk: TypeAlias = bytes | memoryview  # of bytes
 
@@ -44,15 +44,10 @@ def writing(path: Path) -> Iterator[None]:
         BagError: it could not be written.
     """
     try:
-        yield
-    except BagError:
-        raise
+        with remote(path, 'written'):
+            yield
     except OSError as error:
         raise BagError(f'{path} cannot be written: {error.strerror or error}') from error
-    except Exception as error:
-        if is_local(path):
-            raise
-        raise BagError(f'{path} cannot be written: {error}') from error  # of an object store
 
 
 class FileWriter:
@@ -117,6 +112,7 @@ class FileWriter:
         if context is not None:
             error = BagError(f'{self._folder / self._name} is not finished')
             try:
-                context.__exit__(BagError, error, None)
-            except OSError:  # what could not be written before cannot be flushed now either
+                with writing(self._folder / self._name):
+                    context.__exit__(BagError, error, None)
+            except BagError:  # what could not be written before cannot be flushed now either
                 return

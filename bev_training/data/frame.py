@@ -84,7 +84,8 @@ class Frame:
         base_T_ego: the same frame seen from the vehicle's body (its tilt).
         views: cameras that have an image, in the rig's order.
         missing: names of cameras that have none, in the rig's order.
-        sweeps: by time; those since the previous frame, the last is the nearest to the instant.
+        sweeps: by time; of each lidar those since the previous frame, the last one the nearest to
+            the instant.
         spread_s: newest minus oldest exposure, after offsets.
     """
 

@@ -54,9 +54,15 @@ class FrameTrees:
         texts = []
         for root, frames in list(trees.items())[:_LISTED_TREES]:
             more = ', ...' if len(frames) > _LISTED_FRAMES else ''
-            texts.append(f'{root} ({", ".join(frames[:_LISTED_FRAMES])}{more})')
+            listed = ', '.join(map(_printed, frames[:_LISTED_FRAMES]))
+            texts.append(f'{_printed(root)} ({listed}{more})')
         more = f' and {len(trees) - _LISTED_TREES} more' if len(trees) > _LISTED_TREES else ''
         return f'the trees of TF are {"; ".join(texts)}{more}'
+
+
+def _printed(frame: str) -> str:
+    """Return a name for an error; one of a damaged message may hold anything."""
+    return frame if frame.isprintable() else repr(frame)
 
 
 def look_at_frames(

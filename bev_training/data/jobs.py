@@ -9,16 +9,26 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bev_perception.errors import BagError, BevError, ConfigError
+from bev_training.data import drive_folder
 from bev_training.data.bag_inputs import BagSource, fingerprint
-from bev_training.data.existing import kept, remove_unfinished
-from bev_training.data.locks import Held, output_lock
+from bev_training.data.existing import finished, look_at, remove_unfinished
+from bev_training.data.locks import (
+    DRIVE_PATIENCE_S,
+    Held,
+    drive_lock,
+    output_lock,
+    wait_for_writers,
+)
+from bev_training.data.nuscenes_files import remove_recording
 from bev_training.data.nuscenes_merge import merge_tables
+from bev_training.data.paths import is_local, remote
 from bev_training.data.settings import ConvertConfig
 from bev_training.data.summary import DriveSummary
 from bev_training.processes import CONTEXT, each_apart, stopped
@@ -73,6 +83,7 @@ class Task:
         config: the settings.
         format: 'drive' or 'nuscenes'.
         convert: does it.
+        far: whether it may run on another machine, where it outlives the call that began it.
     """
 
     source: BagSource
@@ -80,6 +91,7 @@ class Task:
     config: ConvertConfig
     format: str
     convert: Convert
+    far: bool = False
 
     def run(
         self, progress: Callable[[float], None], stopped: Callable[[], bool]
@@ -87,23 +99,49 @@ class Task:
         """Convert it; a str says in one line why that failed."""
         folder = self.out if self.format == 'nuscenes' else self.out / self.source.name
         try:
-            return self.convert(
-                self.source,
-                folder,
-                self.config,
-                format=self.format,
-                progress=progress,
-                stopped=stopped,
-            )
-        except BevError as error:
-            reason = str(error)
-        except OSError as error:
-            reason = f'{error.filename or self.source.path}: {error.strerror or error}'
+            with self.lock(DRIVE_PATIENCE_S) as held:
+                # By a worker that was cut off from its call, and ended while we waited.
+                there = finished(self.out, self.source, self.config, self.format)
+                if there is not None:
+                    return there
+
+                def report(share: float) -> None:
+                    held.check()
+                    progress(share)
+
+                return self.convert(
+                    self.source,
+                    folder,
+                    self.config,
+                    format=self.format,
+                    progress=report,
+                    stopped=stopped,
+                )
         except Exception as error:  # one recording must not end the conversion of hundreds
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            where = f'{Path(last.filename).name}:{last.lineno}'
-            reason = f'{self.source.path}: unexpected {type(error).__name__} in {where}: {error}'
-        return ' '.join(reason.split())
+            return _reason(error, self.source)
+
+    def lock(self, patience_s: float) -> AbstractContextManager[Held]:
+        """Keep others from writing the same drive.
+
+        In an object store that takes a second, and is needed for other machines only: processes
+        of this one end with the call that holds the lock of the output.
+        """
+        if is_local(self.out) or self.far:
+            return drive_lock(self.out, self.source.name, patience_s)
+        return nullcontext(Held())
+
+
+def _reason(error: Exception, source: BagSource) -> str:
+    """Return in one line why a recording could not be converted."""
+    if isinstance(error, BevError):
+        reason = str(error)
+    elif isinstance(error, OSError):
+        reason = f'{error.filename or source.path}: {error.strerror or error}'
+    else:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f'{Path(last.filename).name}:{last.lineno}'
+        reason = f'{source.path}: unexpected {type(error).__name__} in {where}: {error}'
+    return ' '.join(reason.split())
 
 
 def convert_bags(
@@ -115,6 +153,7 @@ def convert_bags(
     workers: int | None = None,
     executor: str = 'processes',
     progress: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda line: None,
     convert: Convert | None = None,
 ) -> Outcome:
     """Convert recordings that are not in the output yet. One that fails does not stop the others.
@@ -128,6 +167,7 @@ def convert_bags(
             cluster offers. One at a time is done in this process.
         executor: 'processes' of this machine, or 'ray'.
         progress: called a few times per second.
+        say: called with a line when something has to be waited for.
         convert: does one recording; `convert.convert_bag` unless given.
 
     Raises:
@@ -147,26 +187,45 @@ def convert_bags(
         from bev_training.data.privacy import load_function
 
         load_function(config.privacy)  # one line about it, not one for every recording
+    prints, failed = _fingerprints(sources)
     try:
-        prints = {source.name: fingerprint(source) for source in sources}
-        with output_lock(out) as held:
-            there = kept(out, sources, prints, config, format)
-            tasks = [
-                Task(source=source, out=out, config=config, format=format, convert=convert)
-                for source in sources
-                if source.name not in there
-            ]
-            sizes = [sum(f['size_bytes'] for f in prints[t.source.name]['files']) for t in tasks]
-            results = _results(tasks, sizes, workers, executor, progress, held) if tasks else {}
+        with remote(out, 'used'), output_lock(out, say) as held:
+            wait_for_writers(out, say)
+            known = [source for source in sources if source.name in prints]
+            there = look_at(out, known, prints, config, format)
+            for name in there.broken:
+                if format == 'nuscenes':
+                    remove_recording(out, name)
+                else:
+                    drive_folder.clear(out / name)
+            make = partial(Task, out=out, config=config, format=format, convert=convert)
+            tasks = [make(source=s, far=executor == 'ray') for s in there.to_do.values()]
+            sizes = [sum(f['size_bytes'] for f in prints[name]['files']) for name in there.to_do]
+            results = _results(tasks, sizes, workers, executor, progress, held) if tasks else []
             if format == 'nuscenes':
                 merge_tables(out)
     except OSError as error:
         raise BagError(f'{error.filename or out}: {error.strerror or error}') from error
+    failed |= there.failed
+    failed |= {n: r for n, r in zip(there.to_do, results, strict=True) if isinstance(r, str)}
     return Outcome(
-        done=tuple(r for r in results.values() if isinstance(r, DriveSummary)),
-        kept=tuple(there.values()),
-        failed={name: r for name, r in results.items() if isinstance(r, str)},
+        done=tuple(r for r in results if isinstance(r, DriveSummary)),
+        kept=tuple(there.kept.values()),
+        failed={source.name: failed[source.name] for source in sources if source.name in failed},
     )
+
+
+def _fingerprints(
+    sources: Sequence[BagSource],
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Return what tells recordings from each other, and why some cannot be read; by name."""
+    prints, failed = {}, {}
+    for source in sources:
+        try:
+            prints[source.name] = fingerprint(source)
+        except Exception as error:  # as in Task.run
+            failed[source.name] = _reason(error, source)
+    return prints, failed
 
 
 def _results(
@@ -176,7 +235,7 @@ def _results(
     executor: str,
     progress: Callable[[Progress], None],
     held: Held,
-) -> dict[str, DriveSummary | str]:
+) -> list[DriveSummary | str]:
     """Run all tasks; the results are in their order."""
     count = min(len(tasks), workers or min(os.cpu_count() or 1, MAX_WORKERS))
     alone = count == 1 or getattr(tasks[0].out, 'protocol', '') == 'memory'
@@ -211,9 +270,15 @@ def _results(
                 results[number] = result
                 look()
     finally:
-        for task in () if held.lost else tasks:  # what processes that were killed have left
+        _tidy_up([t for n, t in enumerate(tasks) if isinstance(results.get(n, ''), str)], held)
+    return [results[n] for n in range(len(tasks))]
+
+
+def _tidy_up(tasks: Sequence[Task], held: Held) -> None:
+    """Remove what processes that were killed have left, unless somebody still writes there."""
+    for task in () if held.lost else tasks:
+        with suppress(BagError), task.lock(0.0):
             remove_unfinished(task.out, task.source.name, task.format)
-    return {task.source.name: results[n] for n, task in enumerate(tasks)}
 
 
 def _in_turn(tasks: Sequence[Task], shares: Any, look: Callable[[], None]) -> Results:

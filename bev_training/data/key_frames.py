@@ -9,7 +9,9 @@ from bev_training.data.settings import KeyFrames
 
 _GAP_S = 2.0  # no set for so long: the recording was interrupted
 _LINK_S = 10.0  # frames further apart are no neighbours: the vehicle stood
-_JUMP_M, _JUMP_MPS = 5.0, 60.0  # both exceeded from one set to the next: the odometry jumped
+# What a vehicle can do from one pose to another; beyond it the odometry jumped.
+_STEP_M, _SPEED_MPS = 0.5, 60.0
+_TURN_RAD, _RATE_RADPS = 0.2, 3.0
 
 
 class KeyFrameRule:
@@ -23,7 +25,8 @@ class KeyFrameRule:
         self._frame: tuple[int, Rigid | None] | None = None  # the last one
         self._due_ns = 0  # when the next frame is due, with a rule in seconds
         self._broken = False  # something came between the last frame and now
-        self._sequence = -1
+        self.current = -1  # sequence of the last frame
+        self.jumps = 0  # of the odometry
 
     def due(self, stamp_ns: int, odom_T_base: Rigid | None) -> bool:
         """Whether a set is to become a frame."""
@@ -43,12 +46,15 @@ class KeyFrameRule:
             or self._breaks(stamp_ns, odom_T_base)
             or stamp_ns - self._frame[0] > self._link_s * 1e9
         )
-        return self._sequence + far
+        return self.current + far
 
     def passed(self, stamp_ns: int, odom_T_base: Rigid | None, *, accepted: bool) -> None:
         """Take note of a set, which became a frame or did not."""
+        if self._set is not None:
+            seconds = (stamp_ns - self._set[0]) / 1e9
+            self.jumps += seconds > 0 and jumps(self._set[1], odom_T_base, seconds)
         if accepted:
-            self._sequence = self.sequence(stamp_ns, odom_T_base)
+            self.current = self.sequence(stamp_ns, odom_T_base)
             self._frame = stamp_ns, odom_T_base
             self._broken = False
             # On the clock, not from the last frame, so that jitter does not add up.
@@ -60,14 +66,28 @@ class KeyFrameRule:
             self._broken = self._broken or self._breaks(stamp_ns, odom_T_base)
         self._set = stamp_ns, odom_T_base
 
+    def broke(self) -> None:
+        """Take note that the odometry jumped within a set, which has no pose therefore."""
+        self.jumps += 1
+        self._broken, self._set = True, None
+
     def _breaks(self, stamp_ns: int, odom_T_base: Rigid | None) -> bool:
         """Whether something went wrong between the last set and this one."""
         if self._set is None:
             return False
         seconds = (stamp_ns - self._set[0]) / 1e9
-        moved_m = _distance_m(self._set[1], odom_T_base)
-        jumped = moved_m > _JUMP_M and moved_m > _JUMP_MPS * seconds
-        return not 0 < seconds <= _GAP_S or jumped
+        return not 0 < seconds <= _GAP_S or jumps(self._set[1], odom_T_base, seconds)
+
+
+def jumps(odom_T_a: Rigid | None, odom_T_b: Rigid | None, seconds: float) -> bool:
+    """Whether no vehicle gets from one pose to the other in this time (its sign is ignored)."""
+    if odom_T_a is None or odom_T_b is None:
+        return False
+    cosine = (float((odom_T_a[:3, :3] * odom_T_b[:3, :3]).sum()) - 1) / 2
+    turn_rad = math.acos(min(max(cosine, -1.0), 1.0))
+    return _distance_m(odom_T_a, odom_T_b) > _STEP_M + _SPEED_MPS * abs(
+        seconds
+    ) or turn_rad > _TURN_RAD + _RATE_RADPS * abs(seconds)
 
 
 def _distance_m(odom_T_a: Rigid | None, odom_T_b: Rigid | None) -> float:

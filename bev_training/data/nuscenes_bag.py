@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,8 @@ from bev_training.data.nuscenes_reader import EgoPose, Measured, Mounted, SceneC
 from bev_training.nuscenes_tables import LIDAR_CHANNEL, POINT_FIELDS, sensor_name
 
 _PNG_FORMAT = 'rgb8; png compressed bgr8'
+# What a header holds, and the moments before and after it that a recording needs.
+_TIMES_US = 1_000_000, (2**31 - 2) * 1_000_000
 _VELOCITY_NS = 100_000_000  # poses are a few milliseconds apart; their noise shows in less
 _POINT = np.dtype([*((n, '<f4') for n in POINT_FIELDS[:4]), (POINT_FIELDS[4], '<u2')])
 _Write = Callable[[str, int, bytes], None]  # topic, bag time in ns, message
@@ -30,8 +32,8 @@ def write_scene_bag(
     path: Path,
     dataroot: Path,
     scene: SceneContent,
-    poses: dict[str, EgoPose],
-    progress: Callable[[int], None] | None,
+    notes: Mapping[str, str],
+    progress: Callable[[int], None],
 ) -> None:
     """Write messages in the order in which a recorder would have received them.
 
@@ -39,19 +41,18 @@ def write_scene_bag(
         path: of the recording; it does not exist.
         dataroot: folder of the data set.
         scene: what to write; it is not empty.
-        poses: by token.
+        notes: go into the recording's metadata as `custom_data`.
         progress: called with the number of files just written.
 
     Raises:
-        BagError: a file or a calibration is damaged.
+        BagError: a file or a calibration is damaged, or the scene cannot be a recording.
         OSError: something cannot be read or written.
     """
-    sensors: dict[str, Mounted] = {}  # the first of every channel
-    for each in scene.measured:
-        sensors.setdefault(each.sensor.channel, each.sensor)
+    check_scene(scene)
+    sensors = _first(scene)
     cameras = {c: sensor_name(c) for c, s in sorted(sensors.items()) if s.modality == 'camera'}
     lidars = {c: _lidar_topic(c) for c, s in sorted(sensors.items()) if s.modality == 'lidar'}
-    stamps, path_of_base = _path(scene, poses)
+    stamps, path_of_base = _path(scene)
     # (bag time, order, what): messages are made when their turn comes
     events: list[tuple[int, int, Measured | int]] = [
         (stamp + messages.POSE_DELAY_NS, 0, i) for i, stamp in enumerate(stamps)
@@ -62,6 +63,8 @@ def write_scene_bag(
         events.append((each.time_us * 1000 + delay_ns, 1, each))
     events.sort(key=lambda event: event[:2])
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        for name, text in notes.items():
+            writer.set_custom_data(name, text)
         topics = {
             topic: writer.add_connection(
                 topic, kind, typestore=messages.TYPESTORE, offered_qos_profiles=[profile]
@@ -92,26 +95,52 @@ def write_scene_bag(
                 cloud = _cloud(dataroot / what.file)
                 data = messages.point_cloud(_frame(sensor), what.time_us * 1000, cloud)
                 write(lidars[sensor.channel], bag_ns, data)
-            if progress is not None:
-                progress(1)
+            progress(1)
+
+
+def check_scene(scene: SceneContent) -> None:
+    """Make sure that times fit in a message's header, and that sensors have topics of their own.
+
+    Raises:
+        BagError: they do not.
+    """
+    for each in scene.measured:
+        for time_us in (each.time_us, each.pose.time_us):
+            if not _TIMES_US[0] <= time_us <= _TIMES_US[1]:
+                raise BagError(
+                    f'timestamp {time_us} of {each.file} or its ego_pose is no time in '
+                    'microseconds since 1970'
+                )
+    taken: dict[str, str] = {}
+    for channel, sensor in sorted(_first(scene).items()):
+        frame = _frame(sensor)
+        if taken.setdefault(frame, channel) != channel:
+            raise BagError(f'channels {taken[frame]!r} and {channel!r} would have the same topic')
+
+
+def _first(scene: SceneContent) -> dict[str, Mounted]:
+    """Return the first mounting of every channel."""
+    sensors: dict[str, Mounted] = {}
+    for each in scene.measured:
+        sensors.setdefault(each.sensor.channel, each.sensor)
+    return sensors
 
 
 def _statics(mounts: dict[tuple[str, str], Rigid]) -> dict[tuple[str, str], Rigid]:
     return {('map', 'odom'): np.eye(4), **mounts}
 
 
-def _path(scene: SceneContent, poses: dict[str, EgoPose]) -> tuple[list[int], list[Rigid]]:
+def _path(scene: SceneContent) -> tuple[list[int], list[Rigid]]:
     """Return stamps (ns) and odom_T_base, by time, from the first to the last measurement."""
     by_time: dict[int, EgoPose] = {}
     for each in scene.measured:
-        pose = poses[each.pose]
-        by_time.setdefault(pose.time_us, pose)
+        by_time.setdefault(each.pose.time_us, each.pose)
     first, last = min(by_time), max(by_time)
     for each in scene.measured:  # where measurements share a pose, it may end before they do
         if not first <= each.time_us <= last:
-            by_time.setdefault(each.time_us, poses[each.pose])
+            by_time.setdefault(each.time_us, each.pose)
     times = sorted(by_time)
-    return [time_us * 1000 for time_us in times], [by_time[t].pose() for t in times]
+    return [time_us * 1000 for time_us in times], [by_time[t].odom_T_base() for t in times]
 
 
 def _write_pose(
@@ -134,7 +163,8 @@ def _write_image(write: _Write, bag_ns: int, dataroot: Path, image: Measured) ->
     path = dataroot / image.file
     data = path.read_bytes()
     format = image.format or (_PNG_FORMAT if data[:4] == b'\x89PNG' else messages.JPEG_FORMAT)
-    size_px = image.size_px if min(image.size_px) > 0 else _size_px(path, data, format)
+    of_file = _size_px(path, data, format)
+    size_px = image.size_px if min(image.size_px) > 0 else of_file
     try:
         camera = Camera(
             K=np.array(image.sensor.K, np.float64),

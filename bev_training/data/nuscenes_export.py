@@ -3,16 +3,22 @@
 A recording becomes one scene, or several where its time jumps. What the format cannot say is in
 extra fields, which its devkit ignores: `camera_distortion` (as in the T4 format) and
 `distortion_model` of a lens, and `format` of an image, which tells a Bayer mosaic.
+
+Every sample has its lidars, so two samples may hold the same sweep. The second one's `sample_data`
+names the first one's file and leads, by `prev` and `next`, to the sweeps before and after it, but
+no other sweep leads to it: along these links times increase, and no sweep comes twice when the
+devkit adds up those before a sample.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from bev_perception.errors import BagError
 from bev_perception.geometry import rigid
@@ -23,22 +29,24 @@ from bev_training.data.nuscenes_files import (
     RecordFiles,
     read_scene,
     remove_recording,
-    tables_folder,
+    remove_unfinished,
     write_scene,
 )
 from bev_training.data.nuscenes_measurements import Measurements, point_columns, to_us
 from bev_training.data.nuscenes_merge import merge_tables
 from bev_training.data.nuscenes_scenes import SceneRecords
-from bev_training.data.paths import is_local
+from bev_training.data.paths import remote
 from bev_training.data.summary import DriveSummary
 from bev_training.nuscenes_tables import camera_channel, lidar_channel
 
 __all__ = ['NuscenesWriter', 'merge_tables', 'read_scene', 'read_summary']
+_SAME = 1e-5  # metres and radians: poses of the same mounting, far from odom's origin
 FORMAT = 1  # version of what scenes/NAME.json says
 _NOTES = (
     'camera_intrinsic is K of the images as they are stored, which may be distorted: '
     'camera_distortion and distortion_model of calibrated_sensor hold the lens',
     'lidar files hold x, y, z, intensity and ring; what a sweep lacks is 0',
+    'two samples may hold the same sweep: the second record of its file is in no chain of others',
 )
 
 
@@ -78,8 +86,7 @@ class NuscenesWriter:
         if read_scene(self.out, self.name) is not None:
             raise BagError(f'{self.out} holds {self.name} already')
         with _writing(self.out):
-            if not is_local(self.out) or tables_folder(self.out, self.name).exists():
-                remove_recording(self.out, self.name)
+            remove_unfinished(self.out, self.name)
             self._tables = RecordFiles(self.out, self.name)
         self._files = Measurements(self.out, self.name, self._tables)
         self._scenes = SceneRecords(self.name, self._tables)
@@ -93,8 +100,8 @@ class NuscenesWriter:
     ) -> None:
         """Remove an unfinished recording."""
         if not self._finished:
-            self._tables.close()
             with _writing(self.out):
+                self._tables.close()
                 remove_recording(self.out, self.name)
 
     def add_calibration(self, calibration: Calibration) -> None:
@@ -159,8 +166,6 @@ class NuscenesWriter:
                 size_bytes=self._files.size_bytes + self._tables.size_bytes,
                 counts=dict(counts),
             )
-            if is_local(self.out):
-                os.sync()  # once, instead of for each of thousands of images
             numbers = {k: v for k, v in summary.as_json().items() if k not in ('path', 'counts')}
             manifest = {
                 'format': 'nuscenes',
@@ -173,6 +178,12 @@ class NuscenesWriter:
                 'notes': list(_NOTES),
                 'counts': dict(counts),
                 'summary': numbers,
+                # Nothing waits until thousands of images are on the disk: they are counted before
+                # a recording is taken as done, see `lost_files`.
+                'files': {
+                    'number': self._files.files + len(self._tables.counts),
+                    'size_bytes': summary.size_bytes,
+                },
                 'tables': dict(sorted(self._tables.counts.items())),
             }
             write_scene(self.out, self.name, manifest)
@@ -185,9 +196,11 @@ class NuscenesWriter:
         channel, time_us = self._cameras[view.camera], to_us(view.stamp_ns)
         camera = fit_size(calibration.camera, view.image.size_px, view.camera)
         names: list[object] = [frame.epoch, *camera.size_px]
-        base_T_cam = calibration.base_T_cam
-        if base_T_cam is None:  # it moves: every exposure has a calibration of its own
-            base_T_cam = rigid.inverse(view.odom_T_base) @ odom_T_ego @ view.ego_T_cam
+        base_T_cam = rigid.inverse(view.odom_T_base) @ odom_T_ego @ view.ego_T_cam
+        mounted = calibration.base_T_cam
+        if mounted is not None and _same(base_T_cam, mounted):
+            base_T_cam = mounted  # without the rounding of poses
+        else:  # it moves: every exposure has a calibration of its own
             names.append(time_us)
         sensor = self._files.sensor(
             channel,
@@ -229,7 +242,8 @@ class NuscenesWriter:
             names += [sample, time_us]
         sensor = self._files.sensor(channel, 'lidar', base_T_lidar, names)
         stamp_ns, file = self._last_sweep.get(sweep.lidar, (None, ''))
-        if stamp_ns != sweep.stamp_ns:  # two frames may be nearest to the same sweep
+        again = stamp_ns == sweep.stamp_ns  # two frames may be nearest to the same sweep
+        if not again:
             data = point_columns(sweep.points, calibration.fields).tobytes()
             file = self._files.write(channel, time_us, data, 'pcd.bin', is_key=is_key)
             self._last_sweep[sweep.lidar] = sweep.stamp_ns, file
@@ -238,6 +252,7 @@ class NuscenesWriter:
             (channel, sample, time_us),
             sensor,
             odom_T_base,
+            again=again,
             fileformat='pcd',
             is_key_frame=is_key,
             height=0,
@@ -265,10 +280,15 @@ def read_summary(out: Path, name: str) -> DriveSummary | None:
 def _writing(out: Path) -> Iterator[None]:
     """Turn errors of the file system into one line."""
     try:
-        yield
+        with remote(out, 'written'):
+            yield
     except OSError as error:
         where = error.filename or out
         raise BagError(f'{where} cannot be written: {error.strerror or error}') from error
+
+
+def _same(one: Rigid, two: Rigid) -> bool:
+    return bool(np.abs(one - two).max() < _SAME)
 
 
 def _channels(channels: dict[str, str]) -> dict[str, str]:

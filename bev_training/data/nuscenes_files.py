@@ -10,10 +10,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,7 +50,7 @@ class RecordFiles:
         self._folder = self._target if self._own is None else Path(self._own.name)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._files: dict[str, BinaryIO] = {}
-        self._pending: dict[tuple[str, str], Record] = {}
+        self._pending: dict[tuple[str, str], list[Record]] = {}  # the newest, those beside it
 
     def add(self, table: str, record: Record) -> None:
         """Write a record.
@@ -58,7 +61,8 @@ class RecordFiles:
         if table not in self._files:
             self._files[table] = (self._folder / f'{table}.jsonl').open('wb')
         data = (line(record) + '\n').encode()
-        self._files[table].write(data)
+        with named(self._target / f'{table}.jsonl'):
+            self._files[table].write(data)
         self.counts[table] += 1
         self.size_bytes += len(data)
 
@@ -74,11 +78,30 @@ class RecordFiles:
             OSError: it cannot be written.
         """
         record['prev'] = record['next'] = ''
+        before = self._pending.get((table, key), [])
+        for each in before:
+            each['next'], record['prev'] = record['token'], before[0]['token']
+            self.add(table, each)
+        self._pending[table, key] = [record]
+
+    def beside(self, table: str, record: Record, key: str = '') -> None:
+        """Give a record the links of the newest one of its chain, which stays as it is: from the
+        record, ways lead back and forth into the chain, but none of them leads to the record.
+
+        Args:
+            table: its table.
+            record: `prev` and `next` are filled in.
+            key: of the chain.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         before = self._pending.get((table, key))
-        if before is not None:
-            before['next'], record['prev'] = record['token'], before['token']
-            self.add(table, before)
-        self._pending[table, key] = record
+        if before is None:  # the chain has ended
+            self.chain(table, record, key)
+            return
+        record['prev'], record['next'] = before[0]['prev'], ''
+        before.append(record)
 
     def end_chains(self) -> None:
         """Write what has no next.
@@ -86,8 +109,9 @@ class RecordFiles:
         Raises:
             OSError: it cannot be written.
         """
-        for (table, _), record in self._pending.items():
-            self.add(table, record)
+        for (table, _), pending in self._pending.items():
+            for record in pending:
+                self.add(table, record)
         self._pending.clear()
 
     def finish(self) -> None:
@@ -97,8 +121,9 @@ class RecordFiles:
             OSError: they cannot be written.
         """
         self.end_chains()
-        for file in self._files.values():
-            file.close()
+        for table, file in self._files.items():
+            with named(self._target / f'{table}.jsonl'):
+                file.close()
         if self._own is not None:
             for table in self._files:
                 source = self._folder / f'{table}.jsonl'
@@ -109,9 +134,22 @@ class RecordFiles:
     def close(self) -> None:
         """Let go of all files, whatever is in them."""
         for file in self._files.values():
-            file.close()
+            try:
+                file.close()
+            except OSError:  # what could not be written before cannot be written now either
+                continue
         if self._own is not None:
             self._own.cleanup()
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Give errors of files that are open, as when the disk is full, the name of the file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def tables_folder(out: Path, name: str) -> Path:
@@ -170,13 +208,29 @@ def write_data(path: Path, data: bytes) -> None:
     part = path.with_name(f'.{path.name}{PART}')
     for attempt in range(_ATTEMPTS):
         try:
-            part.write_bytes(data)
+            with named(path):
+                part.write_bytes(data)
             break
         except FileNotFoundError:  # no folder yet, or another process removed it, then empty
             if attempt == _ATTEMPTS - 1:
                 raise
             path.parent.mkdir(parents=True, exist_ok=True)
     part.replace(path)
+
+
+def remove_unfinished(out: Path, name: str) -> None:
+    """Remove what a run that was killed has left of a recording; one that is finished stays.
+
+    Raises:
+        BagError: its manifest cannot be read.
+        OSError: something cannot be removed.
+    """
+    # Locally the folder of tables is made first and removed last; in an object store, tables come
+    # last, so that nothing but the list of all files tells.
+    if read_scene(out, name) is None and not (
+        is_local(out) and not tables_folder(out, name).exists()
+    ):
+        remove_recording(out, name)
 
 
 def remove_recording(out: Path, name: str) -> None:
@@ -190,12 +244,10 @@ def remove_recording(out: Path, name: str) -> None:
         path.unlink(missing_ok=True)
     for folder in (out / 'samples', out / 'sweeps'):
         for channel in _folders(folder):
-            ours = re.compile(
-                rf'\.?{re.escape(name)}__{re.escape(channel.name)}__\d+\.'
-                rf'(jpg|png|pcd\.bin)({re.escape(PART)})?'
-            )
+            ours = _file_names(channel.name)
             for path in list(channel.iterdir()):
-                if ours.fullmatch(path.name):
+                match = ours.fullmatch(path.name)
+                if match is not None and match['name'] == name:
                     path.unlink()
             _remove_empty(channel)
         _remove_empty(folder)
@@ -204,6 +256,60 @@ def remove_recording(out: Path, name: str) -> None:
         (tables / f'{table}.jsonl').unlink(missing_ok=True)
     _remove_empty(tables)
     _remove_empty(tables.parent)
+
+
+def lost_files(out: Path, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return in words, by name, which recordings have not the files that their manifests count:
+    after a power cut, what was written last may be missing although the manifest is there.
+
+    All files of a local data set are listed once. An object store has what it said it took.
+
+    Args:
+        out: the data set.
+        manifests: of recordings in it, by name.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    if not is_local(out):
+        return {}
+    found = {name: [0, 0] for name in manifests}  # files and bytes
+    for folder in (out / 'samples', out / 'sweeps'):
+        for channel in _folders(folder):
+            ours = _file_names(channel.name)
+            with os.scandir(channel) as entries:
+                for entry in entries:
+                    match = ours.fullmatch(entry.name)
+                    if match is not None and match['name'] in found:
+                        _count(found[match['name']], entry.stat().st_size)
+    lost = {}
+    for name, manifest in manifests.items():
+        for table in TABLES:
+            path = tables_folder(out, name) / f'{table}.jsonl'
+            if path.is_file():
+                _count(found[name], path.stat().st_size)
+        number, size_bytes = found[name]
+        wanted = manifest.get('files')
+        if {'number': number, 'size_bytes': size_bytes} != wanted:
+            said = dict(wanted) if isinstance(wanted, dict) else {}
+            lost[name] = (
+                f'{out}: {name} has {number} files of {size_bytes} bytes, its manifest says '
+                f'{said.get("number")} of {said.get("size_bytes")} bytes'
+            )
+    return lost
+
+
+def _count(into: list[int], size_bytes: int) -> None:
+    into[0] += 1
+    into[1] += size_bytes
+
+
+def _file_names(channel: str) -> re.Pattern[str]:
+    """Return what matches the files of a channel, also unfinished; `name` is the recording."""
+    return re.compile(
+        rf'\.?(?P<name>.+)__{re.escape(channel)}__\d+\.'
+        rf'(jpg|png|pcd\.bin)({re.escape(PART)})?'
+    )
 
 
 def _folders(path: Path) -> list[Path]:

@@ -18,7 +18,8 @@ class Measurements:
     """Writes what the sensors of one recording measured.
 
     Attributes:
-        size_bytes: of the files.
+        files: how many files.
+        size_bytes: of them.
     """
 
     def __init__(self, out: Path, name: str, tables: RecordFiles) -> None:
@@ -29,7 +30,7 @@ class Measurements:
             name: of the recording.
             tables: takes the records.
         """
-        self.size_bytes = 0
+        self.files = self.size_bytes = 0
         self._out, self._name, self._tables = out, name, tables
         self._made: set[str] = set()  # tokens of sensors and calibrated sensors
         self._newest_us: dict[str, int] = {}  # by channel
@@ -79,11 +80,18 @@ class Measurements:
             )
         self._newest_us[channel] = max(newest_us, time_us)
         write_data(self._out / file, data)
+        self.files += 1
         self.size_bytes += len(data)
         return file
 
     def add(
-        self, key: tuple[str, str, int], sensor: str, odom_T_base: Rigid, **fields: Any
+        self,
+        key: tuple[str, str, int],
+        sensor: str,
+        odom_T_base: Rigid,
+        *,
+        again: bool = False,
+        **fields: Any,
     ) -> None:
         """Write the records of a measurement.
 
@@ -91,6 +99,8 @@ class Measurements:
             key: channel, token of the sample, time in microseconds.
             sensor: token of the calibrated sensor.
             odom_T_base: the vehicle at that time.
+            again: it is the newest one of its sensor, for another sample. `prev` and `next` of
+                others then pass this record by, so that their times increase.
             fields: more of the record.
 
         Raises:
@@ -109,7 +119,7 @@ class Measurements:
             'is_valid': True,
             **fields,
         }
-        self._tables.chain('sample_data', record, channel)
+        (self._tables.beside if again else self._tables.chain)('sample_data', record, channel)
 
 
 def to_us(stamp_ns: int) -> int:

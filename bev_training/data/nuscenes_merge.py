@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +18,8 @@ from bev_training.nuscenes_tables import TABLES, Record, line, token_of
 
 VERSION = 'v1.0-trainval'  # a name that the devkit and most readers know
 _MAP = 'maps/none.png'
+_NOTE = '.made-from.json'  # beside the tables
+_FORMAT = 1  # changes when the same recordings become other tables
 
 
 def finished_scenes(out: Path) -> list[str]:
@@ -23,16 +27,19 @@ def finished_scenes(out: Path) -> list[str]:
     folder = out / 'scenes'
     if not folder.is_dir():
         return []
-    names = [path.name for path in folder.iterdir()]
     return sorted(
-        n.removesuffix('.json') for n in names if n.endswith('.json') and not n.startswith('.')
+        path.name.removesuffix('.json')
+        for path in folder.iterdir()
+        # a recording may be called x.json, then its folder of tables is too
+        if path.name.endswith('.json') and not path.name.startswith('.') and path.is_file()
     )
 
 
 def merge_tables(out: Path, version: str = VERSION) -> int:
     """Write OUT/version/*.json, all 13 tables, from the finished recordings in OUT.
 
-    The same recordings give the same bytes. Open it with nuScenes' devkit:
+    They are left as they are where these recordings made them. The same recordings give the same
+    bytes. Open it with nuScenes' devkit:
     `NuScenes(version='v1.0-trainval', dataroot=OUT)`. There are no annotations and no map: the
     tables of annotations are empty, and one map without content belongs to all logs.
 
@@ -47,11 +54,17 @@ def merge_tables(out: Path, version: str = VERSION) -> int:
         BagError: the tables of a recording are missing or damaged, two of them have a scene of
             the same name, or a file cannot be written.
     """
-    names = finished_scenes(out)
-    if not names:
+    manifests = {name: read_scene(out, name) or {} for name in finished_scenes(out)}
+    if not manifests:
         return 0
-    counts = {name: _counts(out, name) for name in names}
+    counts = {name: _counts(out, name, manifest) for name, manifest in manifests.items()}
+    note = out / version / _NOTE
+    source = hashlib.sha256(json.dumps([_FORMAT, manifests]).encode()).hexdigest()
+    files = (*(f'{version}/{table}.json' for table in TABLES), _MAP)
     try:
+        if _noted(note) == {'source': source, 'size_bytes': _sizes(out, files)}:
+            return len(manifests)
+        note.unlink(missing_ok=True)
         logs: list[str] = []
         scenes: set[str] = set()
         for table in TABLES:
@@ -64,14 +77,28 @@ def merge_tables(out: Path, version: str = VERSION) -> int:
                 file.write(b'[]\n' if first else b'\n]\n')
         blank = cv2.imencode('.png', np.zeros((1, 1), np.uint8))[1]
         write_whole(out / _MAP, blank.tobytes())
+        content = {'source': source, 'size_bytes': _sizes(out, files)}
+        write_whole(note, (json.dumps(content) + '\n').encode())
     except OSError as error:
-        where = error.filename or out
+        where = error.filename or out / version
         raise BagError(f'{where} cannot be written: {error.strerror or error}') from error
-    return len(names)
+    return len(manifests)
 
 
-def _counts(out: Path, name: str) -> dict[str, int]:
-    manifest = read_scene(out, name) or {}
+def _noted(path: Path) -> Any:
+    """Return what is known about the tables that are there; None where nothing is."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _sizes(out: Path, files: Sequence[str]) -> dict[str, int]:
+    """Return the sizes of those files that are there."""
+    return {name: (out / name).stat().st_size for name in files if (out / name).is_file()}
+
+
+def _counts(out: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, int]:
     counts = manifest.get('tables')
     if not isinstance(counts, dict):
         raise BagError(f'{out}: scenes/{name}.json is no manifest of a recording')

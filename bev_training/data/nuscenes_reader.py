@@ -1,23 +1,23 @@
 """Reads the tables of a data set in nuScenes' format: which sensor measured what, when, where.
 
 nuScenes' own devkit holds all tables in memory; these files are read a record at a time, and only
-what scenes, sensors and poses need is kept.
+what scenes, sensors and poses need is kept, in columns.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from bev_perception.errors import BagError, CalibrationError
 from bev_perception.shapes import Rigid
+from bev_training.data.nuscenes_columns import Distinct, FileNames, Poses, new_column, short
 from bev_training.nuscenes_tables import Record, pose_of
 
 _TABLES = ('calibrated_sensor', 'ego_pose', 'sample', 'sample_data', 'scene', 'sensor')
@@ -49,6 +49,23 @@ class Mounted:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class EgoPose:
+    """Where the vehicle was.
+
+    Attributes:
+        time_us: when.
+        values: translation x, y, z and rotation w, x, y, z.
+    """
+
+    time_us: int
+    values: tuple[float, ...]
+
+    def odom_T_base(self) -> Rigid:
+        """Return the pose in the data set's map."""
+        return pose_of({'translation': self.values[:3], 'rotation': self.values[3:]})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class Measured:
     """One image or sweep.
 
@@ -56,7 +73,7 @@ class Measured:
         time_us: of it.
         file: below the data set's folder.
         sensor: that took it.
-        pose: token of the vehicle's pose.
+        pose: of the vehicle; the same object where records share it.
         size_px: (width, height), zeros where unknown.
         format: of an image, '' where unknown.
     """
@@ -64,28 +81,9 @@ class Measured:
     time_us: int
     file: str
     sensor: Mounted
-    pose: str
+    pose: EgoPose
     size_px: tuple[int, int]
     format: str
-
-
-@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
-class EgoPose:
-    """Where the vehicle was.
-
-    Attributes:
-        time_us: when.
-        rows: upper three rows of odom_T_base; bytes, as there are millions of them.
-    """
-
-    time_us: int
-    rows: bytes
-
-    def pose(self) -> Rigid:
-        """Return odom_T_base."""
-        pose = np.eye(4)
-        pose[:3] = np.frombuffer(self.rows).reshape(3, 4)
-        return pose
 
 
 @dataclass(eq=False, kw_only=True)
@@ -101,6 +99,110 @@ class SceneContent:
     name: str
     measured: list[Measured] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(eq=False, kw_only=True)
+class _Columns:
+    """Records of sample_data of one scene."""
+
+    times_us: array[int] = field(default_factory=lambda: new_column('q'))
+    files: array[int] = field(default_factory=lambda: new_column('I'))
+    details: array[int] = field(default_factory=lambda: new_column('I'))
+    tokens: bytearray = field(default_factory=bytearray)  # of poses
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+class Scenes:
+    """What the cameras and lidars of scenes measured, and from where.
+
+    Of each record some 100 bytes are held; `content` makes objects, of one scene at a time.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        """Read the tables.
+
+        Args:
+            folder: of the tables.
+            names: of the scenes.
+
+        Raises:
+            BagError: a scene is unknown, or a table cannot be read.
+        """
+        known = scene_names(folder)
+        for name in names:
+            if name not in known:
+                raise BagError(f'{folder} has no scene {name!r}; it has {_some(known)}')
+        self._columns = {name: _Columns() for name in names}
+        self._files = FileNames()
+        self._details: Distinct[tuple[Mounted, tuple[int, int], str]] = Distinct()
+        with _reading(folder, 'scene'):
+            scenes = {
+                r['token']: self._columns[r['name']]
+                for r in records(folder / 'scene.json')
+                if r['name'] in self._columns
+            }
+        with _reading(folder, 'sample'):
+            samples = {
+                r['token']: scenes[r['scene_token']]
+                for r in records(folder / 'sample.json')
+                if r['scene_token'] in scenes
+            }
+        sensors = _sensors(folder)
+        with _reading(folder, 'sample_data'):
+            for record in records(folder / 'sample_data.json'):
+                columns = samples.get(record['sample_token'])
+                if columns is not None:
+                    self._take(columns, record, sensors)
+        self._poses = Poses([columns.tokens for columns in self._columns.values()])
+        for columns in self._columns.values():
+            columns.tokens = bytearray()
+        self._numbers = dict(zip(self._columns, self._poses.numbers, strict=True))
+        with _reading(folder, 'ego_pose'):
+            lacking = self._poses.fill(records(folder / 'ego_pose.json'))
+        if lacking:
+            raise BagError(f'{folder}/ego_pose.json lacks {lacking} poses that sample_data names')
+
+    def content(self, name: str) -> SceneContent:
+        """Return what belongs to a scene."""
+        columns, numbers = self._columns[name], self._numbers[name].tolist()
+        poses = {
+            number: EgoPose(
+                time_us=int(self._poses.times_us[number]),
+                values=tuple(self._poses.values[number].tolist()),
+            )
+            for number in numbers
+        }
+        measured = []
+        for time_us, file, detail, number in zip(
+            columns.times_us, columns.files, columns.details, numbers, strict=True
+        ):
+            sensor, size_px, format = self._details[detail]
+            measured.append(
+                Measured(
+                    time_us=time_us,
+                    file=self._files.name(file, time_us),
+                    sensor=sensor,
+                    pose=poses[number],
+                    size_px=size_px,
+                    format=format,
+                )
+            )
+        measured.sort(key=lambda m: (m.time_us, m.sensor.channel, m.file))
+        return SceneContent(name=name, measured=measured, left_out=Counter(columns.left_out))
+
+    def _take(self, columns: _Columns, record: Record, sensors: dict[str, Mounted]) -> None:
+        """Add a record of sample_data to its scene."""
+        sensor = sensors[record['calibrated_sensor_token']]
+        if sensor.modality not in ('camera', 'lidar') or record.get('is_valid') is False:
+            columns.left_out[sensor.channel] += 1
+            return
+        time_us = int(record['timestamp'])
+        size_px = (int(record.get('width') or 0), int(record.get('height') or 0))
+        detail = self._details.number((sensor, size_px, str(record.get('format') or '')))
+        columns.tokens += short(record['ego_pose_token'])
+        columns.times_us.append(time_us)
+        columns.files.append(self._files.number(str(record['filename']), time_us))
+        columns.details.append(detail)
 
 
 def tables_of(dataroot: Path, version: str | None = None) -> Path:
@@ -140,78 +242,6 @@ def scene_names(folder: Path) -> list[str]:
     """
     with _reading(folder, 'scene'):
         return [str(record['name']) for record in records(folder / 'scene.json')]
-
-
-def read_scenes(
-    folder: Path, names: Sequence[str]
-) -> tuple[list[SceneContent], dict[str, EgoPose]]:
-    """Return the cameras' images and lidars' sweeps of scenes, and the poses that they name.
-
-    Args:
-        folder: of the tables.
-        names: of the scenes.
-
-    Raises:
-        BagError: a scene is unknown, or a table cannot be read.
-    """
-    known = scene_names(folder)
-    for name in names:
-        if name not in known:
-            raise BagError(f'{folder} has no scene {name!r}; it has {_some(known)}')
-    wanted = {name: SceneContent(name=name) for name in names}
-    with _reading(folder, 'scene'):
-        scenes = {
-            r['token']: wanted[r['name']]
-            for r in records(folder / 'scene.json')
-            if r['name'] in wanted
-        }
-    with _reading(folder, 'sample'):
-        samples = {
-            r['token']: scenes[r['scene_token']]
-            for r in records(folder / 'sample.json')
-            if r['scene_token'] in scenes
-        }
-    sensors = _sensors(folder)
-    poses: dict[str, EgoPose | None] = {}
-    with _reading(folder, 'sample_data'):
-        for record in records(folder / 'sample_data.json'):
-            scene = samples.get(record['sample_token'])
-            if scene is not None:
-                _take(scene, record, sensors, poses)
-    with _reading(folder, 'ego_pose'):
-        for r in records(folder / 'ego_pose.json'):
-            if r['token'] in poses:
-                rows = pose_of(r)[:3].tobytes()
-                poses[r['token']] = EgoPose(time_us=int(r['timestamp']), rows=rows)
-    missing = [token for token, pose in poses.items() if pose is None]
-    if missing:
-        raise BagError(f'{folder}/ego_pose.json lacks {missing[0]}, which sample_data names')
-    for scene in wanted.values():
-        scene.measured.sort(key=lambda m: (m.time_us, m.sensor.channel, m.file))
-    return list(wanted.values()), {t: pose for t, pose in poses.items() if pose is not None}
-
-
-def _take(
-    scene: SceneContent,
-    record: Record,
-    sensors: dict[str, Mounted],
-    poses: dict[str, EgoPose | None],
-) -> None:
-    """Add a record of sample_data to its scene."""
-    sensor = sensors[record['calibrated_sensor_token']]
-    if sensor.modality not in ('camera', 'lidar') or record.get('is_valid') is False:
-        scene.left_out[sensor.channel] += 1
-        return
-    measured = Measured(
-        time_us=int(record['timestamp']),
-        file=str(record['filename']),
-        sensor=sensor,
-        pose=record['ego_pose_token'],
-        size_px=(int(record.get('width') or 0), int(record.get('height') or 0)),
-        format=str(record.get('format') or ''),
-    )
-    poses[measured.pose] = None
-    scene.measured.append(measured)
 
 
 def _sensors(folder: Path) -> dict[str, Mounted]:
@@ -288,7 +318,7 @@ def _reading(folder: Path, table: str) -> Iterator[None]:
         yield
     except KeyError as error:
         raise BagError(f'{path}: a record lacks {error}, or names what is in no table') from error
-    except (ValueError, TypeError, AttributeError, CalibrationError) as error:
+    except (ArithmeticError, ValueError, TypeError, AttributeError, CalibrationError) as error:
         raise BagError(f'{path}: a record is damaged: {error}') from error
     except OSError as error:
         raise BagError(f'{path} cannot be read: {error.strerror or error}') from error

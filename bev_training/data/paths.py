@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bev_perception.errors import BagError
+from bev_perception.errors import BagError, BevError
 
 PART = '.part'  # ends the name of a local file that is being written
 
@@ -45,6 +45,52 @@ def to_path(text: str | Path) -> Path:
 def is_local(path: Path) -> bool:
     """Whether a path is on this machine."""
     return isinstance(path, Path)
+
+
+@contextmanager
+def remote(path: Path, done: str = 'read') -> Iterator[None]:
+    """Turn what the client of an object store raises into one line: these have errors of their
+    own, which are no `OSError`. Those that are, and errors of local files, pass.
+
+    Args:
+        path: what is read or written in the block.
+        done: what cannot be done then: 'read' or 'written'.
+
+    Raises:
+        BagError: the store refused, or could not be reached.
+    """
+    try:
+        yield
+    except (BevError, OSError):
+        raise
+    except Exception as error:
+        if is_local(path):
+            raise
+        reason = ' '.join(str(error).split())
+        raise BagError(f'{path} cannot be {done}: {type(error).__name__}: {reason}') from error
+
+
+def inside(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted; nothing where it does not exist.
+
+    Of a store that does not answer, `exists` may say no: it must not look like an empty folder.
+
+    Raises:
+        OSError: it cannot be read.
+        BagError: the store refused.
+    """
+    there: Any = folder
+    try:
+        if is_local(folder):
+            return sorted(folder.iterdir())
+        top = there.path.rstrip('/')
+        with remote(folder):
+            found = there.fs.ls(top, detail=False)
+    except FileNotFoundError:
+        return []
+    # A store may list the folder itself, and a file as if it were in itself.
+    names = {path.rstrip('/').removeprefix(f'{top}/') for path in found} - {top, ''}
+    return [folder / name for name in sorted(names)]
 
 
 @contextmanager

@@ -61,7 +61,8 @@ def read_sweep(message: Any, fields: tuple[str, ...], stamp_ns: int) -> npt.NDAr
 
     Returns:
         (n, len(fields)) float32: metres in the cloud's frame, seconds, and whatever unit the
-        other fields have. `time_s` is NaN where it lies 1.5 s or more away: another clock.
+        other fields have. `time_s` is NaN throughout if any value lies 1.5 s or more away: it is
+        on another clock or in another unit.
 
     Raises:
         MessageError: sizes or types of the cloud do not fit each other, or x, y or z is missing.
@@ -82,7 +83,9 @@ def read_sweep(message: Any, fields: tuple[str, ...], stamp_ns: int) -> npt.NDAr
             if source in _PACKED:
                 column = _colour(column, _COLOURS[name])
             elif name == 'time_s':
-                column = _seconds(column, stamp_ns)
+                # Points without a return often carry 0, which is no time.
+                sweep[:, i] = _seconds(column if everything else column[kept], stamp_ns)
+                continue
             sweep[:, i] = column if everything else column[kept]
     return sweep
 
@@ -130,4 +133,6 @@ def _seconds(stored: AnyArray, stamp_ns: int) -> Array:
             # The difference of two close doubles is exact: whole units first, then the rest.
             units, rest_ns = divmod(stamp_ns, unit_ns)
             seconds = ((seconds - units) * unit_ns - rest_ns) / 1e9
-    return np.where(np.abs(seconds) < _MAX_OFFSET_S, seconds, np.nan)
+    if not (np.abs(seconds[np.isfinite(seconds)]) < _MAX_OFFSET_S).all():
+        return np.full(len(seconds), np.nan)  # another unit or clock: then no value means anything
+    return seconds

@@ -12,7 +12,7 @@ from bev_perception.errors import MessageError
 from bev_training.data.encode import ImageEncoder
 from bev_training.data.frame import Calibration, Frame, FrameView, LidarSweep
 from bev_training.data.frames import FrameSelector, LocatedSet
-from bev_training.data.pointcloud import read_sweep
+from bev_training.data.pointcloud import read_sweep, sweep_fields
 
 _THREADS = 2
 _AHEAD = 4  # frames whose contents are made while the recording is read on
@@ -41,7 +41,7 @@ def read_frames(
         if len(contents.views) < selector.sync.config.min_cameras:
             selector.note('sets_too_few_images')
         else:
-            yield _frame(located, contents, tuple(selector.histories))
+            yield _frame(located, contents, selector.cameras)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,9 @@ def _contents(
 ) -> Iterator[tuple[LocatedSet, _Contents]]:
     """Yield the key frames in order with their contents, made on threads meanwhile."""
     waiting: deque[tuple[LocatedSet, Future[_Contents]]] = deque()
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix='encode') as pool:
+    # A privacy function may follow what it sees from image to image: one thread, in order.
+    threads = 1 if encoder.in_order else _THREADS
+    with ThreadPoolExecutor(threads, thread_name_prefix='encode') as pool:
         try:
             for located in _located(selector, messages):
                 waiting.append((located, pool.submit(_made, located, encoder)))
@@ -106,6 +108,9 @@ def _made(located: LocatedSet, encoder: ImageEncoder) -> _Contents:
         except MessageError as error:
             problems.append(('sweeps_damaged', error))
             continue
+        if sweep_fields(cloud.message) != fields:
+            problem = MessageError(f'its fields give {sweep_fields(cloud.message)}, not {fields}')
+            problems.append(('sweeps_of_other_fields', problem))
         sweep = LidarSweep(
             lidar=cloud.lidar, stamp_ns=cloud.stamp_ns, points=points, ego_T_lidar=ego_T_lidar
         )

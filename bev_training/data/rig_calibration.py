@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bev_perception.errors import TransformUnavailable
 from bev_perception.geometry.camera import Camera
 from bev_perception.shapes import Rigid
 from bev_perception.transforms import TransformTree
@@ -25,20 +26,25 @@ class CalibrationTracker:
             base_frame: the vehicle's body.
         """
         self._beginning, self._tree, self._base = beginning, tree, base_frame
+        self._frames = dict(beginning.camera_frames)
         self._seen: object = None  # what the last calibration was made from
         self._last: Calibration | None = None
 
-    def at(self, stamp_ns: int, cameras: Mapping[str, Camera]) -> Calibration:
+    def at(
+        self, stamp_ns: int, cameras: Mapping[str, Camera], frames: Mapping[str, str]
+    ) -> Calibration:
         """Return the calibration of a frame.
 
         Args:
             stamp_ns: of the frame.
             cameras: of all cameras of the rig.
-
-        Raises:
-            TransformUnavailable: a sensor is not connected with the vehicle's body.
+            frames: optical frames of those that have an image, as its header names it.
         """
-        seen = (self._tree.static_epoch, tuple(camera.key for camera in cameras.values()))
+        self._frames.update(frames)
+        names = tuple(self._frames.items())
+        seen = (
+            self._tree.static_epoch, names, tuple(camera.key for camera in cameras.values())
+        )  # fmt: skip
         if self._last is not None and seen == self._seen:
             return self._last
         made = Calibration(
@@ -46,9 +52,9 @@ class CalibrationTracker:
             from_stamp_ns=stamp_ns,
             cameras={
                 name: CameraCalibration(
-                    frame_id=self._beginning.camera_frames[name],
+                    frame_id=self._frames[name],
                     camera=camera,
-                    base_T_cam=self._mount(self._beginning.camera_frames[name]),
+                    base_T_cam=self._mount(self._frames[name]),
                 )
                 for name, camera in cameras.items()
             },
@@ -67,7 +73,10 @@ class CalibrationTracker:
         return self._last
 
     def _mount(self, frame: str) -> Rigid | None:
-        return self._tree.lookup_static(self._base, frame)
+        try:
+            return self._tree.lookup_static(self._base, frame)
+        except TransformUnavailable:  # not yet, of a sensor that this frame lacks
+            return None
 
 
 def _values(calibration: Calibration) -> tuple[object, ...]:
@@ -77,6 +86,6 @@ def _values(calibration: Calibration) -> tuple[object, ...]:
         *(each.base_T_lidar for each in calibration.lidars.values()),
     ]
     return (
-        *(each.camera.key for each in calibration.cameras.values()),
+        *((each.camera.key, each.frame_id) for each in calibration.cameras.values()),
         *(None if pose is None else pose.tobytes() for pose in poses),
     )

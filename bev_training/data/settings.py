@@ -65,7 +65,8 @@ class ConvertConfig:
         cameras: names, in the rig's order; () = all that are found.
         image_topic: template with {camera}, or '' to find the topics.
         camera_info_topic: template with {camera}; '' = `camera_info` beside the image topic.
-        image_topics: image topic by camera name, where no template fits them.
+        image_topics: image topic by camera name, where no template fits them; `cameras` chooses
+            among them.
         camera_info_topics: the same of CameraInfo.
         image_geometry: 'raw' (K and D describe the images), 'rectified' (P and R do) or 'auto'
             (a topic like image_rect is rectified), as the node's parameter.
@@ -74,13 +75,15 @@ class ConvertConfig:
             the only Odometry topic where TF does not connect the two frames.
         base_frame: the vehicle's body frame.
         odom_frame: a frame that stands still, z up; '' = none: body taken as level.
+        tf_timeout_s: how long, on the recording's clock, a set waits for transforms and sweeps
+            that come after it; sets are held in memory meanwhile.
         every: which sets become frames.
         max_spread_s: as `SyncConfig`, and so on to `offsets_s`.
         timeout_s: see there.
         min_cameras: see there (at most the number of cameras).
         anchor: see there.
         offsets_s: see there.
-        max_sweeps: lidar sweeps per frame at most; 0 = none.
+        max_sweeps: sweeps of each lidar per frame at most; 0 = none.
         jpeg_quality: of images that are encoded here (raw and video topics, or after a privacy
             function); None = lossless PNG, and 95 where a privacy function changed a JPEG.
         privacy: 'module:function', called with every image before it is written; '' = none.
@@ -97,6 +100,7 @@ class ConvertConfig:
     odometry_topic: str = ''
     base_frame: str = 'base_link'
     odom_frame: str = 'odom'
+    tf_timeout_s: float = 1.0
     every: KeyFrames = field(default_factory=lambda: KeyFrames(metres=2.0))
     max_spread_s: float = 0.065
     timeout_s: float = 0.15
@@ -117,10 +121,6 @@ class ConvertConfig:
                 raise ConfigError(f'{name} is {value!r}; it must hold {{camera}}')
         if self.image_topic and self.image_topics:
             raise ConfigError('image_topics: give these or the template image_topic, not both')
-        for name in ('image_topics', 'camera_info_topics'):
-            unknown = set(getattr(self, name)) - set(self.cameras)
-            if self.cameras and unknown:
-                raise ConfigError(f'{name}: {sorted(unknown)[0]!r} is not one of cameras')
         if self.image_geometry not in ('auto', 'raw', 'rectified'):
             raise ConfigError(
                 f"image_geometry is {self.image_geometry!r}; it must be 'auto', 'raw' or "
@@ -132,6 +132,13 @@ class ConvertConfig:
             raise ConfigError(
                 f'every is {self.every}; distances need odom_frame (or give every in seconds)'
             )
+        if self.odometry_topic and not self.odom_frame:
+            raise ConfigError(f'odometry_topic is {self.odometry_topic!r}; it needs odom_frame')
+        if not 0 <= self.tf_timeout_s <= 60:
+            raise ConfigError(f'tf_timeout_s is {self.tf_timeout_s}; it must lie in [0, 60]')
+        for name, most in (('max_spread_s', 1), ('timeout_s', 5)):  # as the node's parameters
+            if getattr(self, name) > most:
+                raise ConfigError(f'{name} is {getattr(self, name)}; it must be at most {most} s')
         if self.max_sweeps < 0:
             raise ConfigError(f'max_sweeps is {self.max_sweeps}; it must be at least 0')
         if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
@@ -140,7 +147,8 @@ class ConvertConfig:
             raise ConfigError(f'shard_mb is {self.shard_mb}; it must be above 0')
         if self.min_cameras < 1:
             raise ConfigError(f'min_cameras is {self.min_cameras}; it must be at least 1')
-        self.sync_config(self.cameras or tuple(self.offsets_s) or ('any',), check_anchor=False)
+        named = tuple(dict.fromkeys((*self.cameras, *self.offsets_s))) or ('any',)
+        self.sync_config(named, check_anchor=False)
 
     def sync_config(self, cameras: tuple[str, ...], *, check_anchor: bool = True) -> SyncConfig:
         """Return the synchroniser's settings for these cameras.
@@ -154,7 +162,7 @@ class ConvertConfig:
             timeout_s=self.timeout_s,
             min_cameras=min(self.min_cameras, len(cameras)),
             anchor=self.anchor if check_anchor else '',
-            offsets_s=dict(self.offsets_s),
+            offsets_s={name: s for name, s in self.offsets_s.items() if name in cameras},
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from bev_perception.errors import BagError
 from bev_training.data.file_writer import Chunk, FileWriter
-from bev_training.data.paths import is_local
+from bev_training.data.paths import is_local, remote
 
 BLOCK = tarfile.BLOCKSIZE  # members begin at multiples of it
 FOLDER = 'shards'
@@ -200,10 +200,11 @@ def read_spans(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
             finally:
                 os.close(descriptor)
         else:
-            remote: Any = path  # a UPath
+            there: Any = path  # a UPath
             start = min(offset for offset, _ in spans)
             end = max(offset + size for offset, size in spans)
-            data = remote.fs.cat_file(remote.path, start=start, end=end)
+            with remote(path):
+                data = there.fs.cat_file(there.path, start=start, end=end)
             parts = [data[offset - start : offset - start + size] for offset, size in spans]
     except FileNotFoundError as error:
         raise BagError(f'{path} is missing; convert the recording again') from error

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bev_perception.errors import ConfigError, MessageError
-from bev_perception.images import byte_array
+from bev_perception.images import byte_array, check_image
 from bev_perception.messages import frame_id, stamp_ns
 from bev_training.data.video_gaps import GapFinder
 
@@ -93,6 +93,17 @@ def video_stamp_ns(message: Any) -> int:
     if hasattr(message, 'header'):
         return stamp_ns(message.header)
     return int(message.timestamp.sec) * 10**9 + int(message.timestamp.nanosec)
+
+
+def image_size(message: Any) -> tuple[int, int]:
+    """Return (width, height) of an image, decoded from video or not decoded yet.
+
+    Raises:
+        MessageError: see `images.check_image`.
+    """
+    if isinstance(message, VideoImage):  # whose data would be made just to be looked at
+        return message.width, message.height
+    return check_image(message)
 
 
 def video_frame_id(message: Any) -> str:

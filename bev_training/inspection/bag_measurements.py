@@ -13,19 +13,21 @@ import numpy as np
 from bev_perception.errors import BagError, BevError, CalibrationError, TransformUnavailable
 from bev_perception.messages import stamp_ns
 from bev_perception.shapes import Array, Rigid
-from bev_perception.sync import SyncConfig, SyncedSet, SyncStats, ViewSynchronizer
+from bev_perception.sync import SyncedSet, SyncStats
 from bev_training.data.bag_files import PACKED, recording_files, storage_suffix
 from bev_training.data.bag_inputs import BagSource
 from bev_training.data.bag_reader import TopicInfo
 from bev_training.data.beginning import Beginning
-from bev_training.data.frames import FrameSelector, LocatedSet
+from bev_training.data.frames import LocatedSet
 from bev_training.data.settings import ConvertConfig
 from bev_training.data.topics import RigTopics
 from bev_training.data.video import video_stamp_ns
 from bev_training.inspection.pose_meter import JUMP_M, JUMP_MPS, EdgeTimes, PoseMeter
 from bev_training.inspection.rig_choice import Refusal, choose_rig
 from bev_training.inspection.sensor_meters import CameraMeter, LidarMeter
+from bev_training.inspection.suggestions import Suggestion, suggest
 from bev_training.inspection.topic_series import Samples, TopicSeries, TopicTimes
+from bev_training.inspection.watching import WatchedSelector
 
 QUICK_NS = 60_000_000_000
 _REPORTS = 200  # calls of `progress`, about
@@ -43,7 +45,7 @@ class BagMeasured:
         seconds: from its first to its last message.
         messages: number of them.
         topics: all of them by name.
-        quick: only the first minute was read.
+        quick: no more than the first minute was read.
         config: the settings.
         refusals: why a conversion would refuse it, as (rule, where, text).
         roles: what a topic is, such as 'camera front'; topics that are not read have none.
@@ -56,11 +58,13 @@ class BagMeasured:
         unconnected: by sensor, why no transform leads to it from base_frame.
         base_T_cam: mounted cameras.
         sync: statistics of the synchroniser; None where nothing was read.
+        suggestions: settings of the synchroniser that fit.
         sets: number of sets of images.
         counts: what `FrameSelector` left out.
         problems: the first reason of each.
-        refused: by topic, why its first image does not fit the CameraInfo.
         ended: why a conversion would end before its time; '' where it would not.
+        ended_at_s: where; nothing is counted behind it.
+        refused: whether that is an image that does not fit its CameraInfo.
         epochs: calibrations.
         frames: number of key frames under the settings' policy.
         frames_at: (n, 3) position of key frames.
@@ -88,17 +92,24 @@ class BagMeasured:
     unconnected: Mapping[str, str] = field(default_factory=dict)
     base_T_cam: Mapping[str, Rigid] = field(default_factory=dict)
     sync: SyncStats | None = None
+    suggestions: tuple[Suggestion, ...] = ()
     sets: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
-    refused: Mapping[str, str] = field(default_factory=dict)
     ended: str = ''
+    ended_at_s: float = 0.0
+    refused: bool = False
     epochs: int = 0
     frames: int = 0
     frames_at: Array = field(default_factory=lambda: np.zeros((0, 3)))
     path_at: Array = field(default_factory=lambda: np.zeros((0, 4)))
     metres: float = 0.0
     spreads_s: Array = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def cut(self) -> bool:
+        """Whether a part of it was not read."""
+        return self.quick and self.seconds > QUICK_NS / 1e9
 
 
 def measure_bag(
@@ -132,14 +143,18 @@ def measure_bag(
             'config': config,
         }
         chosen = choose_rig(recording, config)
-        rig, beginning = chosen.rig, chosen.beginning
-        selector = None if beginning is None else FrameSelector(rig, config, beginning)
-        meter = _Meter(recording.start_ns, rig, config, selector)
+        rig = chosen.rig
+        meter = _Meter(recording.start_ns, rig, config)
+        refusals = chosen.refusals
+        if chosen.beginning is not None:
+            try:
+                meter.select_with(chosen.beginning)
+            except BevError as error:  # video without its package
+                refusals = (*refusals, ('BAG006', '', str(error)))
         stop_ns = recording.start_ns + QUICK_NS if quick else None
         end_ns = min(recording.end_ns, stop_ns or recording.end_ns)
         length_ns = max(end_ns - recording.start_ns, 1)
         next_ns = recording.start_ns
-        refusals = chosen.refusals
         try:
             for topic, bag_ns, message in recording.messages(rig.all, stop_ns=stop_ns):
                 meter.take(topic, bag_ns, message)
@@ -157,21 +172,17 @@ def measure_bag(
             **plain,
             refusals=refusals,
             unreadable=unreadable,
-            **meter.finish(beginning),
+            **meter.finish(),
         )
 
 
 class _Meter:
     """The running measurements of one recording."""
 
-    def __init__(
-        self,
-        origin_ns: int,
-        rig: RigTopics,
-        config: ConvertConfig,
-        selector: FrameSelector | None,
-    ) -> None:
-        self._origin_ns, self._rig, self._config, self._selector = origin_ns, rig, config, selector
+    def __init__(self, origin_ns: int, rig: RigTopics, config: ConvertConfig) -> None:
+        self._origin_ns, self._rig, self._config = origin_ns, rig, config
+        self._beginning: Beginning | None = None
+        self._selector: WatchedSelector | None = None
         self._series = {topic: TopicSeries(origin_ns) for topic in rig.all}
         self._cameras = {
             c.name: CameraMeter(c.name, kind=c.kind, rectified=c.rectified) for c in rig.cameras
@@ -184,18 +195,28 @@ class _Meter:
             self._infos_of.setdefault(camera.info, []).append(self._cameras[camera.name])
         self._videos = {c.image for c in rig.cameras if c.kind == 'video'}
         self._lidar_of = {topic: self._lidars[name] for name, topic in rig.lidars.items()}
-        self._refused: dict[str, str] = {}
-        self._ended = ''
+        self._refused = False
+        self._ended, self._ended_at_s = '', 0.0
         self._spreads = Samples()
         self._sets = 0
         self._path = Samples(8192)
         self._due: deque[int] = deque()
+        self._bag_ns = origin_ns
         self._here: tuple[int, Array] | None = None
         self._metres = 0.0
         self._frames = Samples(8192)
         self._frame_count = self._epochs = 0
-        if selector is not None:
-            selector.sync = _Watched(selector.sync.config, self._set)
+
+    def select_with(self, beginning: Beginning) -> None:
+        """Choose frames too, as a conversion does.
+
+        Raises:
+            ConfigError: a package for video is missing.
+        """
+        self._selector = WatchedSelector(
+            self._rig, self._config, beginning, image_seen=self._image, set_seen=self._set
+        )
+        self._beginning = beginning
 
     def take(self, topic: str, bag_ns: int, message: Any) -> None:
         """Look at one message."""
@@ -215,21 +236,31 @@ class _Meter:
             self._poses.take_transforms(message, bag_ns)
         if topic == self._rig.odometry:
             self._poses.take_odometry(topic, message, bag_ns)
+        self._bag_ns = bag_ns
         if self._selector is not None and not self._ended:
             self._select(topic, bag_ns, message)
 
     def _select(self, topic: str, bag_ns: int, message: Any) -> None:
         assert self._selector is not None
+        damaged = self._selector.counts['images_damaged']
         try:
             located = self._selector.push(topic, bag_ns, message)
-        except CalibrationError as error:  # of this image alone
-            self._refused.setdefault(topic, str(error))
+        except BevError as error:
+            self._end(error, bag_ns)
             return
-        except BevError as error:  # a conversion would end here
-            self._ended = str(error)
-            return
+        finally:
+            if topic in self._videos and self._selector.counts['images_damaged'] > damaged:
+                self._image_of[topic].take_damage(self._selector.problems['images_damaged'])
         self._count(located)
         self._follow()
+
+    def _end(self, error: BevError, bag_ns: int) -> None:
+        """Note that a conversion would end here."""
+        self._ended, self._ended_at_s = str(error), (bag_ns - self._origin_ns) / 1e9
+        self._refused = isinstance(error, CalibrationError)
+
+    def _image(self, camera: str, size_px: tuple[int, int]) -> None:
+        self._cameras[camera].take_size(size_px)
 
     def _set(self, synced: SyncedSet[Any]) -> None:
         self._sets += 1
@@ -268,9 +299,9 @@ class _Meter:
         self._here = at_ns, place
         self._path.add((at_ns - self._origin_ns) / 1e9, *place)
 
-    def finish(self, beginning: Beginning | None) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """Return the fields of `BagMeasured` that come from messages."""
-        config, selector = self._config, self._selector
+        config, selector, beginning = self._config, self._selector, self._beginning
         statics = beginning.statics if beginning is not None else ()
         edges = [(s.parent, s.child) for s in statics]
         found: dict[str, Any] = {
@@ -286,19 +317,24 @@ class _Meter:
         try:
             self._count([] if self._ended else selector.finish())
         except BevError as error:
-            self._ended = str(error)
+            self._end(error, self._bag_ns)
         self._follow(final=True)
+        for name, decoder in selector.decoders.items():
+            self._cameras[name].video = dict(decoder.counts)
         mounted, unconnected = _mounted(selector, beginning)
+        stats = selector.sync.stats()
         return {
             **found,
             'base_T_cam': mounted,
             'unconnected': unconnected,
-            'sync': selector.sync.stats(),
+            'sync': stats,
+            'suggestions': suggest(selector.stamps, selector.sync.config, stats),
             'sets': self._sets,
             'counts': Counter(selector.counts),
             'problems': dict(selector.problems),
             'refused': self._refused,
             'ended': self._ended,
+            'ended_at_s': self._ended_at_s,
             'epochs': self._epochs,
             'frames': self._frame_count,
             'frames_at': self._frames.rows.reshape(-1, 3),
@@ -308,28 +344,8 @@ class _Meter:
         }
 
 
-class _Watched(ViewSynchronizer[Any]):
-    """The synchroniser, which also tells of sets that become no frame."""
-
-    def __init__(self, config: SyncConfig, seen: Any) -> None:
-        super().__init__(config)
-        self._seen = seen
-
-    def push(self, camera: str, stamp_ns: int, item: Any) -> list[SyncedSet[Any]]:
-        sets = super().push(camera, stamp_ns, item)
-        for synced in sets:
-            self._seen(synced)
-        return sets
-
-    def flush(self) -> list[SyncedSet[Any]]:
-        sets = super().flush()
-        for synced in sets:
-            self._seen(synced)
-        return sets
-
-
 def _mounted(
-    selector: FrameSelector, beginning: Beginning
+    selector: WatchedSelector, beginning: Beginning
 ) -> tuple[dict[str, Rigid], dict[str, str]]:
     """Return where cameras are mounted, and why a sensor is connected with nothing."""
     mounted, unconnected = {}, {}

@@ -8,10 +8,13 @@ from matplotlib.ticker import MaxNLocator
 
 from bev_perception.shapes import Array
 from bev_training.inspection.bag_measurements import BagMeasured
-from bev_training.inspection.drawing import ACCENT, BAD, COLOURS, INK, QUIET, draw
+from bev_training.inspection.drawing import ACCENT, BAD, COLOURS, INK, QUIET, SOFT, bar, draw
 
 _SENSORS = ('camera', 'lidar', 'odometry')
 _ROW_IN = 0.3
+_MARKS = (('.', 3.0), ('x', 2.5), ('+', 3.0))  # where there are more sensors than colours
+_DOTS = 60  # of a topic
+_TOP_IN = (9.0, 2.6, 6.5)  # width, least and largest height
 
 
 def bag_plots(m: BagMeasured) -> dict[str, bytes]:
@@ -33,7 +36,8 @@ def bag_plots(m: BagMeasured) -> dict[str, bytes]:
         plots[caption] = draw((9, 3.4), lambda ax: _offsets(ax, m, offsets))
     if np.isfinite(m.path_at).all(axis=-1).sum() > 1:
         caption = f'The way driven, from above, with the frames of --every {m.config.every}.'
-        plots[caption] = draw((9, 5.2), lambda ax: top_view(ax, m.path_at[:, 1:3], m.frames_at))
+        path = m.path_at[:, 1:3]
+        plots[caption] = draw(top_size_in(path), lambda ax: top_view(ax, path, m.frames_at))
     return plots
 
 
@@ -54,7 +58,7 @@ def _timeline(ax: Axes, m: BagMeasured, rows: list[tuple[str, str]]) -> None:
     for y, (topic, _) in enumerate(rows):
         t = times[topic]
         assert t.first_s is not None and t.last_s is not None
-        ax.barh(y, max(t.last_s - t.first_s, 0.02), 0.55, t.first_s, color=ACCENT, alpha=0.75)
+        ax.barh(y, max(t.last_s - t.first_s, 0.02), 0.55, t.first_s, color=SOFT)
         least = (t.last_s - t.first_s) / 400  # so that short gaps are seen
         for at_s, length_s in t.gaps:
             ax.barh(y, max(length_s, least), 0.55, at_s, color=BAD)
@@ -69,7 +73,8 @@ def _spreads(ax: Axes, m: BagMeasured) -> None:
     spreads_ms = m.spreads_s * 1e3
     limit_ms = m.config.max_spread_s * 1e3
     top = max(float(spreads_ms.max()), limit_ms) * 1.06
-    ax.hist(spreads_ms, bins=60, range=(0, top), color=ACCENT, alpha=0.85)
+    counts, *_ = ax.hist(spreads_ms, bins=60, range=(0, top), color=ACCENT, alpha=0.85)
+    ax.set_ylim(0, 1.3 * float(np.max(counts)))  # room for the words
     ax.axvline(limit_ms, color=BAD, linewidth=1.2)
     ax.annotate(
         f'max_spread {limit_ms:g} ms',
@@ -80,6 +85,7 @@ def _spreads(ax: Axes, m: BagMeasured) -> None:
         ha='right',
         va='top',
         color=BAD,
+        fontsize=8.5,
     )
     ax.set_xlim(0, top)
     ax.set_xlabel('spread, ms')
@@ -90,16 +96,49 @@ def _spreads(ax: Axes, m: BagMeasured) -> None:
 def _offsets(ax: Axes, m: BagMeasured, offsets: dict[str, Array]) -> None:
     for i, (topic, rows) in enumerate(offsets.items()):
         colour = COLOURS[i % len(COLOURS)]
-        few = rows[:: max(1, len(rows) // 600)]
+        mark, size = _MARKS[i // len(COLOURS) % len(_MARKS)]
+        few = _telling(rows, i / len(offsets))
         ax.plot(
-            few[:, 0], few[:, 1] * 1e3, '.', color=colour, markersize=2.5, label=m.roles[topic]
+            few[:, 0],
+            few[:, 1] * 1e3,
+            mark,
+            color=colour,
+            markersize=size,
+            label=m.roles[topic],
         )
     ax.set_xlabel('seconds from the start of the recording')
     ax.set_ylabel('bag − header, ms')
     if all((rows[:, 1] >= 0).all() for rows in offsets.values()):
         top = max(float(rows[:, 1].max()) for rows in offsets.values())
         ax.set_ylim(0, max(1.15e3 * top, 1.0))
-    ax.legend(loc='center left', bbox_to_anchor=(1.01, 0.5), markerscale=4, frameon=False)
+    ax.legend(
+        loc='center left',
+        bbox_to_anchor=(1.01, 0.5),
+        markerscale=3,
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=INK,
+    )
+
+
+def _telling(rows: Array, shift: float) -> Array:
+    """Return about 60 of the rows (n, 2), those that lie furthest from the median.
+
+    A shift of 0..1 between two of them keeps topics of equal values from hiding each other.
+    """
+    step = max(1, len(rows) // _DOTS)
+    rows = rows[int(shift * step) :]
+    away = np.abs(rows[:, 1] - np.median(rows[:, 1]))
+    chosen = [i + int(np.argmax(away[i : i + step])) for i in range(0, len(rows), step)]
+    return np.asarray(rows[chosen])
+
+
+def top_size_in(path: Array) -> tuple[float, float]:
+    """Return the size of `top_view`'s figure for a way (n, 2): a straight one needs no height."""
+    known = path[np.isfinite(path).all(axis=-1)]
+    wide, high = np.maximum(known.max(axis=0) - known.min(axis=0), 10.0)
+    width, least, most = _TOP_IN
+    return width, float(np.clip(0.9 * width * high / wide + 0.8, least, most))
 
 
 def top_view(ax: Axes, path: Array, frames: Array, speeds_mps: Array | None = None) -> None:
@@ -127,11 +166,11 @@ def top_view(ax: Axes, path: Array, frames: Array, speeds_mps: Array | None = No
                 vmax=max(float(np.nanmax(speeds_mps, initial=0)), 1.0),
                 zorder=2,
             )
-            ax.figure.colorbar(marks, ax=ax, label='speed, m/s', fraction=0.035, pad=0.02)
+            bar(ax.figure.colorbar(marks, ax=ax, fraction=0.035, pad=0.02), 'speed, m/s')
     known = path[np.isfinite(path).all(axis=-1)]
     for (x, y), text in ((known[0], 'start'), (known[-1], 'end')):
         ax.plot(x, y, 'o', color=INK, markersize=5, zorder=3)
-        ax.annotate(text, (x, y), xytext=(7, 5), textcoords='offset points', color=INK)
+        ax.annotate(text, (x, y), xytext=(7, 5), textcoords='offset points', color=INK, fontsize=9)
     _square(ax, known)
     ax.set_xlabel('x in odom, m')
     ax.set_ylabel('y in odom, m')

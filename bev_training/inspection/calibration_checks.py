@@ -13,8 +13,8 @@ from bev_perception.shapes import Rigid
 FOCAL, CENTRE, VIEW, MOUNT, TWINS, AXIS = 'focal', 'centre', 'view', 'mount', 'twins', 'axis'
 _FOCAL_RATIO = 1.2
 _VIEW_DEG = (10.0, 200.0)
-_FAR_M, _DEEP_M = 5.0, -1.0
-_STEEP_DEG = 65.0
+_FAR_M, _DEEP_M = 15.0, -1.0  # from a bus's rear axle to its front are 10 m
+_UP_DEG, _DOWN_DEG = 65.0, 85.0  # cameras for parking look steeply down, none looks up
 _SAME = 1e-6
 
 
@@ -58,7 +58,7 @@ def check_mounting(base_T_cam: Mapping[str, Rigid]) -> list[tuple[str, str, str]
                 (MOUNT, name, f'at ({x:.2f}, {y:.2f}, {z:.2f}) m of base, {far:.1f} m from it')
             )
         rise_deg = float(np.degrees(np.arcsin(np.clip(pose[2, 2], -1, 1))))
-        if abs(rise_deg) > _STEEP_DEG:
+        if rise_deg > _UP_DEG or rise_deg < -_DOWN_DEG:
             way = 'up' if rise_deg > 0 else 'down'
             problems.append(
                 (AXIS, name, f'its optical axis (z) points {abs(rise_deg):.0f}° {way}')

@@ -6,10 +6,11 @@ import io
 from collections.abc import Callable
 
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 
 INK, QUIET, GRID = '#202124', '#9aa0a6', '#e4e6e9'
-ACCENT, BAD = '#2a6fbb', '#d33f2f'
+ACCENT, SOFT, BAD = '#2a6fbb', '#8db3de', '#d33f2f'
 COLOURS = (
     '#2a6fbb', '#e08a1e', '#2f9e5f', '#8e5bb5', '#17a2b8', '#c0508a', '#7a6a53', '#6b7280',
 )  # fmt: skip
@@ -35,6 +36,13 @@ def style(ax: Axes) -> None:
     ax.tick_params(colors=INK, labelsize=8.5, length=3)
     ax.xaxis.label.set(color=INK, fontsize=9)
     ax.yaxis.label.set(color=INK, fontsize=9)
+
+
+def bar(colours: Colorbar, label: str) -> None:
+    """Make a bar of colours look like axes."""
+    colours.set_label(label, color=INK, fontsize=9)
+    colours.ax.tick_params(colors=INK, labelsize=8.5, length=3)
+    colours.outline.set_visible(False)  # type: ignore[operator]
 
 
 def png(figure: Figure) -> bytes:

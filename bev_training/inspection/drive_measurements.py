@@ -149,7 +149,7 @@ class _Meter:
         self._points = self._seen = 0
 
     def take(self, number: int, *, sweeps: bool) -> None:
-        """Look at one frame, and into its newest sweep.
+        """Look at one frame, and into the newest sweep of each of its lidars.
 
         Raises:
             BagError: the index is damaged.
@@ -208,7 +208,7 @@ def decode(view: FrameView, at_least_px: tuple[int, int] | None = None) -> Any:
 def lidar_in_image(
     frame: Frame, view: FrameView, calibrations: tuple[Calibration, ...]
 ) -> tuple[Pixels, Mask, Array]:
-    """Project the newest sweep of a frame into an image, at most 20,000 points of it.
+    """Project the newest sweep of every lidar into an image, at most 20,000 points of each.
 
     Returns:
         (n, 2) pixels of the stored image, (n,) whether a point is inside, (n,) its distance along
@@ -217,10 +217,13 @@ def lidar_in_image(
     Raises:
         CalibrationError: the image does not fit its camera.
     """
-    sweep = frame.sweeps[-1]
-    xyz = sweep.points[:: max(1, len(sweep.points) // _PROJECTED_POINTS), :3].astype(np.float64)
-    points_ego = rigid.transform_points(sweep.ego_T_lidar, xyz)
-    points_cam = rigid.transform_points(rigid.inverse(view.ego_T_cam), points_ego)
+    newest = {sweep.lidar: sweep for sweep in frame.sweeps}.values()  # they are oldest first
+    points_ego = [np.zeros((0, 3))]
+    for sweep in newest:
+        every = max(1, len(sweep.points) // _PROJECTED_POINTS)
+        xyz = sweep.points[::every, :3].astype(np.float64)
+        points_ego.append(rigid.transform_points(sweep.ego_T_lidar, xyz))
+    points_cam = rigid.transform_points(rigid.inverse(view.ego_T_cam), np.concatenate(points_ego))
     known = calibrations[frame.epoch].cameras[view.camera].camera
     camera = fit_size(known, view.image.size_px, view.camera)
     uv, seen = camera.project(points_cam)

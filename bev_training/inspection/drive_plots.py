@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from bev_perception.errors import BevError
 from bev_training.data.drives import Drive
 from bev_training.data.frame import Frame
-from bev_training.inspection.bag_plots import top_view
-from bev_training.inspection.drawing import ACCENT, BAD, INK, draw, png, style
+from bev_training.inspection.bag_plots import top_size_in, top_view
+from bev_training.inspection.drawing import ACCENT, BAD, INK, bar, draw, png, style
 from bev_training.inspection.drive_measurements import DriveMeasured, decode, lidar_in_image
 
 _NEAR_M, _FAR_M = 2.0, 50.0
@@ -30,8 +30,8 @@ def drive_plots(m: DriveMeasured) -> dict[str, bytes]:
         except (BevError, OSError):
             continue  # a finding says so
         caption = (
-            f'Frame {number} of {len(drive)}: the newest lidar sweep in the images; colour is the '
-            'distance along the optical axis.'
+            f'Frame {number} of {len(drive)}: the newest sweep of every lidar in the images; '
+            'colour is the distance along the optical axis.'
         )
         plots[caption] = _sheet(m, frame)
     known = np.isfinite(m.places).all(axis=-1)
@@ -44,7 +44,7 @@ def drive_plots(m: DriveMeasured) -> dict[str, bytes]:
         marked = np.append(speeds, np.nan)
         marked = np.where(np.isnan(marked), np.append(np.nan, speeds), marked)
         plots['The way driven, from above; a mark per frame.'] = draw(
-            (9, 5.2), lambda ax: top_view(ax, path, m.places, marked)
+            top_size_in(path), lambda ax: top_view(ax, path, m.places, marked)
         )
         plots['Speed between neighbouring frames. Red: a sequence begins.'] = draw(
             (9, 2.6), lambda ax: _speed(ax, m, speeds)
@@ -63,7 +63,7 @@ def _sheet(m: DriveMeasured, frame: Frame) -> bytes:
     rows = math.ceil(len(m.cameras) / columns)
     shapes = [view.image.size_px for view in frame.views]
     aspect = shapes[0][1] / shapes[0][0] if shapes else 0.6
-    size = (_IMAGE_IN * columns + 0.6, (_IMAGE_IN * aspect + 0.28) * rows + 0.1)
+    size = (_IMAGE_IN * columns + 0.75, (_IMAGE_IN * aspect + 0.22) * rows + 0.05)
     figure = Figure(figsize=size, dpi=110, layout='constrained')
     axes = figure.subplots(rows, columns, squeeze=False)
     views = {view.camera: view for view in frame.views}
@@ -100,7 +100,8 @@ def _sheet(m: DriveMeasured, frame: Frame) -> bytes:
     for ax in axes.flat:
         ax.set_axis_off()
     if marks is not None and frame.sweeps:
-        figure.colorbar(marks, ax=axes, label='depth, m', fraction=0.02, pad=0.01, extend='both')
+        colours = figure.colorbar(marks, ax=axes, fraction=0.02, pad=0.01, extend='both')
+        bar(colours, 'depth, m')
     return png(figure)
 
 

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bev_perception.errors import ConfigError
+from bev_perception.shapes import Mask
+from bev_training.data.settings import KeyFrames
 from bev_training.inspection.calibration_checks import check_intrinsics, check_mounting
 from bev_training.inspection.drive_measurements import DriveMeasured
-from bev_training.inspection.findings import Finding, in_order
+from bev_training.inspection.findings import Finding, in_order, plural
 
 Found = tuple[str, str, str]  # rule, where, text
 
@@ -17,6 +20,7 @@ _GRADE, _RISE_M = 0.3, 1.0
 _HIT_SHARE = 0.01
 _NO_LIDAR_SHARE = 0.1
 _MISSING_SHARE = 0.1
+_SET_M = 3.0  # driven between two sets of images
 
 
 def drive_findings(m: DriveMeasured) -> tuple[Finding, ...]:
@@ -53,7 +57,7 @@ def _files(m: DriveMeasured) -> Iterator[Found]:
 
 def _poses(m: DriveMeasured) -> Iterator[Found]:
     if len(m.places) and np.isnan(m.places).all():
-        yield 'DRV013', '', f'{len(m.places)} frames without odom_T_ego'
+        yield 'DRV013', '', f'{plural(len(m.places), "frame")} without odom_T_ego'
         return
     seconds, steps = m.steps
     ok = m.linked & (seconds > 0) & np.isfinite(steps).all(axis=-1)
@@ -63,8 +67,8 @@ def _poses(m: DriveMeasured) -> Iterator[Found]:
         yield (
             'DRV011',
             f'frame {at + 1}',
-            f'{int((speeds > _FASTEST_MPS).sum())} steps over {_FASTEST_MPS:.0f} m/s, the '
-            f'fastest {speeds[at]:.0f} m/s',
+            f'{plural(int((speeds > _FASTEST_MPS).sum()), "step")} over {_FASTEST_MPS:.0f} m/s, '
+            f'the fastest {speeds[at]:.0f} m/s',
         )
     rises, flat = np.abs(steps[:, 2]), np.linalg.norm(steps[:, :2], axis=-1)
     steep = ok & (rises > _RISE_M) & (rises > _GRADE * flat)
@@ -73,8 +77,8 @@ def _poses(m: DriveMeasured) -> Iterator[Found]:
         yield (
             'DRV012',
             f'frame {at + 1}',
-            f'{int(steep.sum())} steps over {_GRADE:.0%} grade, the highest {rises[at]:.1f} m '
-            f'over {flat[at]:.1f} m',
+            f'{plural(int(steep.sum()), "step")} over {_GRADE:.0%} grade, the highest '
+            f'{rises[at]:.1f} m over {flat[at]:.1f} m',
         )
 
 
@@ -98,10 +102,10 @@ def _calibration(m: DriveMeasured) -> Iterator[Found]:
 def _lidar(m: DriveMeasured) -> Iterator[Found]:
     for camera, images in m.projected.items():
         if not m.hit.get(camera, 0):
-            yield 'DRV020', camera, f'no lidar point in any of {images} images'
+            yield 'DRV020', camera, f'no lidar point in it, in {plural(images, "image")}'
     if m.points and m.points_seen < _HIT_SHARE * m.points:
         share = m.points_seen / m.points
-        yield 'DRV021', '', f'{share:.2%} of {m.points} points are in an image'
+        yield 'DRV021', '', f'{share:.2%} of {plural(m.points, "point")} are in an image'
 
 
 def _frames(m: DriveMeasured) -> Iterator[Found]:
@@ -111,18 +115,33 @@ def _frames(m: DriveMeasured) -> Iterator[Found]:
         return
     empty = sum(1 for count in m.sweeps if not count)
     if m.has_lidar and empty > _NO_LIDAR_SHARE * frames:
-        yield 'DRV022', '', f'{empty} of {frames} frames have no sweep'
+        yield 'DRV022', '', f'{empty} of {plural(frames, "frame")} without a sweep'
     seconds, _ = m.steps
-    ends = np.flatnonzero(~m.linked)
-    if len(ends):
-        longest = int(ends[np.argmax(seconds[ends])])
+    holes = np.flatnonzero(~m.linked & ~_stood(m))
+    if len(holes):
+        longest = int(holes[np.argmax(seconds[holes])])
         yield (
             'DRV030',
             f'frame {longest + 1}',
-            f'{len(ends)} gaps between {len(ends) + 1} sequences, the longest '
-            f'{seconds[longest]:.1f} s',
+            f'{plural(len(holes), "gap")}, the longest {seconds[longest]:.1f} s',
         )
     for camera in m.cameras:
         lacking = frames - m.images.get(camera, 0)
         if lacking > _MISSING_SHARE * frames:
-            yield 'DRV032', camera, f'{lacking} of {frames} frames lack it'
+            yield 'DRV032', camera, f'it is missing in {lacking} of {plural(frames, "frame")}'
+
+
+def _stood(m: DriveMeasured) -> Mask:
+    """Return after which frames the vehicle stood until the next one, (n - 1,) bool.
+
+    With frames by distance, hardly more than that lies between them, however long it took.
+    """
+    settings = m.manifest['facts'].get('settings', {})
+    try:
+        every_m = KeyFrames.parse(str(settings.get('every', 'all'))).metres
+    except ConfigError:
+        every_m = None
+    seconds, steps = m.steps
+    if every_m is None:
+        return np.zeros(len(seconds), bool)
+    return np.asarray((seconds > 0) & (np.linalg.norm(steps, axis=-1) < every_m + _SET_M))

@@ -10,7 +10,7 @@ import numpy as np
 from bev_training.inspection.bag_measurements import BagMeasured
 from bev_training.inspection.calibration_checks import view_deg
 from bev_training.inspection.drive_measurements import DriveMeasured
-from bev_training.inspection.sync_rules import suggested_settings
+from bev_training.inspection.suggestions import enough
 
 _ORDER = ('camera', 'info', 'lidar', 'odometry', 'tf', 'tf_static')
 
@@ -33,6 +33,7 @@ def bag_facts(m: BagMeasured) -> dict[str, Any]:
                 'points': lidar.points,
                 'finite_share': _round(lidar.finite_share),
                 'fields': list(lidar.fields),
+                'other_fields': lidar.other_fields,
                 'connected': name not in m.unconnected,
             }
             for name, lidar in m.lidars.items()
@@ -53,6 +54,8 @@ def bag_facts(m: BagMeasured) -> dict[str, Any]:
             'sets': m.sets,
             'metres': round(m.metres, 2),
             'epochs': m.epochs,
+            'stopped_by': ('BAG040' if m.refused else 'BAG006') if m.ended else '',
+            'stopped_at_s': round(m.ended_at_s, 3) if m.ended else None,
             'left_out': {k: v for k, v in sorted(m.counts.items()) if k not in _PLAIN and v},
         },
     }
@@ -65,13 +68,16 @@ def _topics(m: BagMeasured) -> list[dict[str, Any]]:
     rows = []
     for name, info in m.topics.items():
         times = m.times.get(name)
+        known = {} if times is None else times.as_json()
+        if m.roles.get(name) in ('tf', 'tf_static'):  # of many publishers: no rhythm
+            known = {'bytes_per_s': known['bytes_per_s']}
         rows.append(
             {
                 'topic': name,
                 'type': info.type,
                 'role': m.roles.get(name, ''),
                 'messages': info.messages,
-                **({k: v for k, v in times.as_json().items() if k != 'messages'} if times else {}),
+                **{k: v for k, v in known.items() if k != 'messages'},
             }
         )
 
@@ -90,6 +96,7 @@ def _camera(m: BagMeasured, name: str) -> dict[str, Any]:
         'sizes_px': [[*size] for size, _ in meter.sizes.most_common()],
         'formats': dict(meter.formats),
         'damaged': meter.damaged,
+        'video': dict(meter.video),
         'connected': name not in m.unconnected,
         'at_m': None if pose is None else [round(float(v), 4) for v in pose[:3, 3]],
         'calibration': None
@@ -117,7 +124,8 @@ def _sync(m: BagMeasured) -> dict[str, Any] | None:
         'min_cameras': min(m.config.min_cameras, len(m.sync.cameras)),
         'timeout_s': m.config.timeout_s,
     }
-    return {**values, 'suggested': suggested_settings(m.sync)}
+    suggested = [one.as_json() for one in m.suggestions]
+    return {**values, 'settings_fit': enough(m.sync) and not suggested, 'suggested': suggested}
 
 
 def drive_facts(m: DriveMeasured) -> dict[str, Any]:

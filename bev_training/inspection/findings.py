@@ -73,3 +73,8 @@ def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 def count_by_severity(subjects: Iterable[Subject]) -> Counter[str]:
     """Return the number of findings by severity."""
     return Counter(finding.severity for subject in subjects for finding in subject.findings)
+
+
+def plural(count: int, what: str) -> str:
+    """Return '1 gap' or '2 gaps'."""
+    return f'{count:,} {what}{"" if count == 1 else "s"}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from bev_perception.messages import frame_id, stamp_ns
 from bev_training.inspection.topic_series import TopicSeries, TopicTimes
 
 JUMP_M, JUMP_MPS = 5.0, 60.0  # both exceeded from one sample to the next, as for key frames
+_FARTHEST_M = 1e9
 _KEPT = 512  # samples: a tree may have a hundred moving frames
 
 
@@ -47,7 +49,8 @@ class _Edge:
         if self._last is not None:
             then_ns, x0, y0, z0 = self._last
             seconds = (at_ns - then_ns) / 1e9
-            moved_m = ((x - x0) ** 2 + (y - y0) ** 2 + (z - z0) ** 2) ** 0.5
+            # damaged numbers are huge; the report has to stay JSON
+            moved_m = min(math.dist((x, y, z), (x0, y0, z0)), _FARTHEST_M)
             if seconds > 0 and moved_m > JUMP_M and moved_m > JUMP_MPS * seconds:
                 self._jumps += 1
                 if moved_m > self._worst_m:

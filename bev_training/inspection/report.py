@@ -95,7 +95,24 @@ def _found_at(path: Path) -> Sequence[BagSource | Path | Subject]:
     try:
         return find_bags([path])
     except BagError as error:
-        return [_unreadable(path, 'recording', error)]
+        tables = _nuscenes_tables(path)
+        if tables is None:
+            return [_unreadable(path, 'recording', error)]
+    root = tables.parent
+    problem = BagError(
+        'a set in the format of nuScenes is not inspected: look at its recordings (or '
+        f'`bev convert {root} BAGS --from nuscenes`, then `bev inspect BAGS`)'
+    )
+    return [_unreadable(path, 'drive', problem)]
+
+
+def _nuscenes_tables(path: Path) -> Path | None:
+    """Return the folder with the tables of a nuScenes set: a path, or the first in it."""
+    try:
+        folders = [path, *sorted(path.iterdir())]
+        return next((f for f in folders if (f / 'sample_data.json').is_file()), None)
+    except OSError:
+        return None
 
 
 def _holds_drives(path: Path) -> bool:

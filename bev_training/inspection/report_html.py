@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from bev_training.inspection import report_text as text
 from bev_training.inspection.findings import Finding, Subject
@@ -18,7 +18,7 @@ table { border-collapse: collapse; margin: .6rem 0 1.2rem; font-size: .87rem; di
   overflow-x: auto; }
 td, th { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid #e4e6e9;
   font-variant-numeric: tabular-nums; white-space: nowrap; }
-td:first-child, th:first-child, .findings td, .findings th { text-align: left; }
+td:first-child, .left, th:first-child, .findings td, .findings th { text-align: left; }
 .findings td { white-space: normal; vertical-align: top; }
 .findings td.tag { white-space: nowrap; font-weight: 600; }
 .error { color: #b3261e; } .warning { color: #9a5b00; } .info { color: #55606e; }
@@ -58,11 +58,15 @@ def _section(number: int, subject: Subject) -> str:
     ]
     facts = subject.facts
     if facts and subject.kind == 'recording':
-        parts.append(_table(text.TOPIC_HEAD, text.topic_rows(facts, read_only=False)))
+        parts.append(_table(text.TOPIC_HEAD, text.topic_rows(facts, all_of_them=True), left=(7,)))
         if facts['cameras']:
-            parts.append(_table(text.CAMERA_HEAD, text.camera_rows(facts)))
+            parts.append(_table(text.CAMERA_HEAD, text.camera_rows(facts), left=range(6)))
         if facts['sync'] is not None:
-            lines = [*text.sync_lines(facts), text.estimate_line(facts)]
+            lines = [
+                *text.sync_lines(facts),
+                text.estimate_line(facts),
+                *text.left_out_lines(facts),
+            ]
             parts.append(f'<pre>{html.escape(chr(10).join(lines))}</pre>')
     elif facts:
         parts.append(_table(text.DRIVE_HEAD, text.drive_rows(facts)))
@@ -89,8 +93,13 @@ def _findings(findings: Sequence[Finding]) -> str:
     return f'<table class="findings">{rows}</table>'
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> str:
     def row(cells: Sequence[str], tag: str) -> str:
-        return '<tr>' + ''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells) + '</tr>'
+        opened = [f'<{tag} class="left">' if i in left else f'<{tag}>' for i in range(len(cells))]
+        return (
+            '<tr>'
+            + ''.join(f'{o}{html.escape(c)}</{tag}>' for o, c in zip(opened, cells, strict=True))
+            + '</tr>'
+        )
 
     return f'<table>{row(head, "th")}{"".join(row(cells, "td") for cells in rows)}</table>'

@@ -43,7 +43,9 @@ def choose_rig(recording: Recording, config: ConvertConfig) -> RigChoice:
     except BevError as error:
         return _despite(recording, config, error)
     try:
-        return RigChoice(rig=rig, beginning=read_beginning(recording, rig), refusals=())
+        return RigChoice(
+            rig=rig, beginning=read_beginning(recording, rig, config.base_frame), refusals=()
+        )
     except CalibrationError as error:
         refusal = 'BAG045', '', _bare(recording, error)
     except BagError as error:
@@ -64,8 +66,8 @@ def _despite(recording: Recording, config: ConvertConfig, error: BevError) -> Ri
     moving = [t.name for t in recording.topics.values() if t.type == TF and t.messages]
     tf = tuple(name for name in moving if name.endswith('tf'))
     tf_static = tuple(name for name in moving if name.endswith('tf_static'))
-    trees = look_at_frames(recording, tf, tf_static, lambda trees: False)
     if cameras:
+        trees = look_at_frames(recording, tf, tf_static, lambda trees: False)
         sensors = {c.name: c.image for c in cameras} | lidars
         refusals += _unusable(recording, config, trees, sensors)
     if not refusals:

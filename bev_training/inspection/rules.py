@@ -33,8 +33,8 @@ RULES: dict[str, Rule] = {
     'BAG003': Rule(
         'error',
         'topics are not found',
-        'Name the topics: --cameras with --image-topic (and --camera-info-topic), --lidar, '
-        '--odometry.',
+        'Name the topics: --cameras with --image-topic (and --camera-info-topic), or for single '
+        'cameras --camera NAME=TOPIC --camera-info NAME=TOPIC; --lidar, --odometry.',
     ),
     'BAG004': Rule(
         'info',
@@ -46,6 +46,12 @@ RULES: dict[str, Rule] = {
         'a sensor sent nothing that can be used',
         'A camera or lidar that is part of the rig has no readable message. Leave it out with '
         '--cameras or --lidar, or repair the driver.',
+    ),
+    'BAG006': Rule(
+        'error',
+        'a conversion would stop',
+        '`bev convert` ends at this message and writes nothing of the recording; nothing behind '
+        'it is counted here either. The reason says what to change.',
     ),
     # --- recordings: time
     'BAG010': Rule(
@@ -86,8 +92,8 @@ RULES: dict[str, Rule] = {
     'BAG016': Rule(
         'warning',
         'clock drifts',
-        'The distance from header to recording time wanders by more than 50 ms, so the sensor '
-        'clock is not synchronised (PTP, chrony).',
+        'The least distance from header to recording time wanders by more than 50 ms, so the '
+        'sensor clock is not synchronised (PTP, chrony).',
     ),
     'BAG017': Rule(
         'warning',
@@ -100,6 +106,12 @@ RULES: dict[str, Rule] = {
         'sensors do not share a clock',
         'Their distances from header to recording time differ by more than 0.2 s. Images are '
         'then joined with poses and points of another moment.',
+    ),
+    'BAG019': Rule(
+        'warning',
+        'a sensor is silent at the beginning or the end',
+        'For more than 2 s while others send. A driver that starts late or dies: frames there '
+        'lack this sensor. Wait for all sensors before recording.',
     ),
     # --- recordings: sets of images
     'BAG020': Rule(
@@ -153,7 +165,8 @@ RULES: dict[str, Rule] = {
     'BAG033': Rule(
         'warning',
         'gaps in the poses',
-        'Longer than 0.2 s (and 3 periods). Poses in between are interpolated on a straight line.',
+        'Longer than 0.25 s and 5 times the usual period. Nothing is interpolated across them, so '
+        'images and sweeps there have no pose and are left out.',
     ),
     'BAG034': Rule(
         'warning',
@@ -164,19 +177,27 @@ RULES: dict[str, Rule] = {
     'BAG035': Rule(
         'info',
         'the vehicle stands',
-        'It moves less than 2 m in the whole recording. With --every 2m one frame is left.',
+        'It moves less than 2 m in the whole recording. With --every 2m a frame is left, or two.',
     ),
     'BAG036': Rule(
         'warning',
         'poses are slow',
         'Fewer than 10 per second. Exposure poses are interpolated over more than 0.1 s.',
     ),
+    'BAG037': Rule(
+        'warning',
+        'poses break',
+        'Stamps of transforms go back by more than 0.5 s (a bag that was played in a loop, two '
+        'publishers), or the pose moves or turns faster than a vehicle can. A new sequence of '
+        'frames begins there.',
+    ),
     # --- recordings: calibration
     'BAG040': Rule(
         'error',
         'image does not fit its CameraInfo',
-        'The aspect ratio differs: the image was cropped and nobody knows where. Images of this '
-        'camera are left out. Publish CameraInfo with the roi.',
+        'The aspect ratio differs: the image was cropped and nobody knows where. `bev convert` '
+        'stops there, and nothing behind it is counted here. Publish CameraInfo with the roi, or '
+        'leave the camera out with --cameras.',
     ),
     'BAG041': Rule(
         'info',
@@ -213,7 +234,7 @@ RULES: dict[str, Rule] = {
     'BAG047': Rule(
         'warning',
         'a camera is mounted implausibly',
-        'More than 5 m from base_frame or 1 m below it. Millimetres, an inverted transform, or '
+        'More than 15 m from base_frame or 1 m below it. Millimetres, an inverted transform, or '
         'a base_frame that is not of the vehicle.',
     ),
     'BAG048': Rule(
@@ -223,7 +244,7 @@ RULES: dict[str, Rule] = {
     ),
     'BAG049': Rule(
         'warning',
-        'a camera looks straight up or down',
+        'a camera looks up or straight down',
         'The image frame is a body frame (x forward) instead of an optical frame (z forward, x '
         'right, y down). Set frame_id of the images to the ..._optical_frame.',
     ),
@@ -248,17 +269,36 @@ RULES: dict[str, Rule] = {
         'lidar has no ring or no time per point',
         'Needed only for range images and for correcting the motion within a sweep.',
     ),
+    'BAG054': Rule(
+        'warning',
+        'video packets without a picture',
+        'Lost or damaged packets, and all that follow them until the next key picture. Record '
+        'with a reliable QoS and a key picture at least every second.',
+    ),
+    'BAG055': Rule(
+        'warning',
+        'lidar sweeps that are odd',
+        'More than 1 %. Repeated ones and those that come after their frame are left out; '
+        'columns that a sweep lacks are NaN. Look at driver, recorder and --tf-timeout.',
+    ),
+    'BAG056': Rule(
+        'info',
+        'frames without lidar',
+        'More than 10 % have no sweep of some lidar within 0.25 s. Objectives that need points '
+        'skip them.',
+    ),
     # --- drives
     'DRV001': Rule(
         'error',
         'drive cannot be read',
-        'No manifest (unfinished: run the same `bev convert` again), another format version, or '
-        'a damaged file.',
+        'No manifest (unfinished: run the same `bev convert` again), another format or version, '
+        'or a damaged file.',
     ),
     'DRV002': Rule(
         'error',
         'files are not what the manifest says',
-        'Missing, of another size or hash. Copy the drive again or convert again.',
+        'Missing, of another size or hash. Copy the drive again; or remove its folder, then run '
+        'the same `bev convert`, which keeps what is there otherwise.',
     ),
     'DRV003': Rule(
         'warning',
@@ -273,7 +313,8 @@ RULES: dict[str, Rule] = {
     'DRV005': Rule(
         'error',
         'lidar sweeps are damaged',
-        'The shard does not hold what the index says. Convert again.',
+        'The shard does not hold what the index says. Remove the folder of the drive, then run '
+        'the same `bev convert`.',
     ),
     'DRV006': Rule(
         'info',
@@ -324,7 +365,7 @@ RULES: dict[str, Rule] = {
     'DRV030': Rule(
         'warning',
         'time gaps between frames',
-        'A sequence ends there: frames are not linked across it.',
+        'The recording has a hole there; frames are not linked across it.',
     ),
     'DRV031': Rule(
         'info',

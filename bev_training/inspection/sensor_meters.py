@@ -18,7 +18,7 @@ from bev_perception.messages import (
     read_points,
 )
 
-_DECODED_EVERY = 50  # images: decoding all would take longer than reading
+_DECODED_EVERY = 100  # images: decoding all would take longer than reading
 _POINTS_EVERY = 10  # sweeps
 
 
@@ -30,6 +30,7 @@ class CameraMeter:
         formats: number of images by codec or encoding.
         damaged: images that cannot be read.
         problem: why, of the first one.
+        video: packets without a picture, see `VideoDecoder.counts`; {} for single images.
         info_unusable: CameraInfo that cannot be used.
         info_problem: why, of the first one.
         camera: the first calibration.
@@ -42,6 +43,7 @@ class CameraMeter:
         self.formats: Counter[str] = Counter()
         self.damaged = 0
         self.problem = ''
+        self.video: dict[str, int] = {}
         self.info_unusable = 0
         self.info_problem = ''
         self.camera: Camera | None = None
@@ -52,7 +54,7 @@ class CameraMeter:
         self._images = 0
 
     def take_image(self, message: Any) -> None:
-        """Look at an image; every 50th is decoded, small."""
+        """Look at an image; every 100th is decoded, small."""
         self.formats[format_of(message)] += 1
         self._images += 1
         if self._kind == 'video':
@@ -62,10 +64,19 @@ class CameraMeter:
             if self._images % _DECODED_EVERY == 1:
                 read_image(message, (max(size_px[0] // 8, 1), max(size_px[1] // 8, 1)))
         except MessageError as error:
-            self.damaged += 1
-            self.problem = self.problem or str(error)
+            self.take_damage(str(error))
             return
         self.sizes[size_px] += 1
+
+    def take_size(self, size_px: tuple[int, int]) -> None:
+        """Count a picture that came out of a video."""
+        if self._kind == 'video':
+            self.sizes[size_px] += 1
+
+    def take_damage(self, problem: str) -> None:
+        """Count an image that cannot be read."""
+        self.damaged += 1
+        self.problem = self.problem or problem
 
     def take_info(self, message: Any) -> None:
         """Look at a CameraInfo."""
@@ -95,11 +106,12 @@ class LidarMeter:
         damaged: that cannot be read.
         problem: why, of the first one.
         fields: names in the first message.
+        other_fields: sweeps with other ones.
         points: most points of one sweep.
     """
 
     def __init__(self) -> None:
-        self.sweeps = self.empty = self.damaged = self.points = 0
+        self.sweeps = self.empty = self.damaged = self.points = self.other_fields = 0
         self.problem = ''
         self.fields: tuple[str, ...] = ()
         self._finite = self._all = 0
@@ -107,7 +119,9 @@ class LidarMeter:
     def take(self, message: Any) -> None:
         """Look at a PointCloud2; into the points of every 10th."""
         self.sweeps += 1
-        self.fields = self.fields or tuple(str(field.name) for field in message.fields)
+        fields = tuple(str(field.name) for field in message.fields)
+        self.fields = self.fields or fields
+        self.other_fields += fields != self.fields
         size = int(message.width) * int(message.height)
         self.points = max(self.points, size)
         if not size:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bev_training.inspection.bag_measurements import BagMeasured
+from bev_training.inspection.findings import plural
 from bev_training.inspection.topic_series import TopicTimes
 
 _JITTER_SHARE = 0.3  # of the period
 _OFFSET_S = 0.5
 _DRIFT_S = 0.05
 _APART_S = 0.2
+_SILENT_S = 2.0
 _SENSORS = ('camera', 'lidar')
 
 
@@ -24,6 +26,7 @@ def time_findings(m: BagMeasured) -> Iterator[tuple[str, str, str]]:
     for topic, times in sensors.items():
         yield from _rate(topic, times)
     stamped = [*sensors, *(t for t, role in m.roles.items() if role == 'odometry')]
+    yield from _silent({topic: m.times[topic] for topic in stamped})
     for topic in stamped:
         yield from _order(topic, m.times[topic])
         yield from _clock(topic, m.times[topic])
@@ -47,8 +50,8 @@ def _rate(topic: str, t: TopicTimes) -> Iterator[tuple[str, str, str]]:
         yield (
             'BAG010',
             topic,
-            f'{len(t.gaps)} gaps ({total_s:.2f} s together), the longest {length_s:.2f} s at '
-            f'{at_s:.1f} s',
+            f'{plural(len(t.gaps), "gap")} ({total_s:.2f} s together), the longest '
+            f'{length_s:.2f} s at {at_s:.1f} s',
         )
     if t.period_s and t.jitter_s and t.jitter_s > _JITTER_SHARE * t.period_s:
         yield (
@@ -59,23 +62,38 @@ def _rate(topic: str, t: TopicTimes) -> Iterator[tuple[str, str, str]]:
         )
 
 
+def _silent(times: dict[str, TopicTimes]) -> Iterator[tuple[str, str, str]]:
+    """Tell of sensors that begin long after, or end long before, the first or last of all."""
+    recorded = {topic: t.recorded_s for topic, t in times.items() if t.recorded_s is not None}
+    begin_s = min((first for first, _ in recorded.values()), default=0.0)
+    end_s = max((last for _, last in recorded.values()), default=0.0)
+    for topic, (first_s, last_s) in recorded.items():
+        parts = []
+        if first_s - begin_s > _SILENT_S:
+            parts.append(f'its first message comes {first_s - begin_s:.1f} s after the others')
+        if end_s - last_s > _SILENT_S:
+            parts.append(f'its last message comes {end_s - last_s:.1f} s before the end')
+        if parts:
+            yield 'BAG019', topic, ', '.join(parts)
+
+
 def _order(topic: str, t: TopicTimes) -> Iterator[tuple[str, str, str]]:
     if t.out_of_order:
         yield (
             'BAG012',
             topic,
-            f'{t.out_of_order} of {t.messages} stamps go back, by {t.worst_back_s * 1e3:.1f} ms '
-            'at most',
+            f'{t.out_of_order} of {plural(t.messages, "stamp")} before a newer one, by '
+            f'{t.worst_back_s * 1e3:.1f} ms at most',
         )
     if t.duplicates:
-        yield 'BAG013', topic, f'{t.duplicates} of {t.messages} stamps are those of the last one'
+        yield 'BAG013', topic, f'{t.duplicates} of {plural(t.messages, "stamp")} as the one before'
     if t.zero_stamps:
-        yield 'BAG014', topic, f'{t.zero_stamps} of {t.messages} header stamps are zero'
+        yield 'BAG014', topic, f'{t.zero_stamps} of {plural(t.messages, "header stamp")} zero'
 
 
 def _clock(topic: str, t: TopicTimes) -> Iterator[tuple[str, str, str]]:
     if t.jumps:
-        yield 'BAG017', topic, f'{t.jumps} jumps of the stamps'
+        yield 'BAG017', topic, f'{plural(t.jumps, "jump")} of the stamps'
     if t.offset_s is not None and abs(t.offset_s) > _OFFSET_S:
         way = 'before' if t.offset_s > 0 else 'after'
         yield (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from array import array
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ KEPT = 4096  # samples of a distribution
 _KEPT_GAPS = 256
 JUMP_NS = 500_000_000  # as the synchroniser's and the transform tree's
 GAP_PERIODS = 3.0
-_WINDOWS = 10
+_WINDOWS, _WINDOW_SAMPLES = 10, 3
 
 
 class Samples:
@@ -24,21 +25,25 @@ class Samples:
         self._limit = 2 * kept
         self._stride = 1
         self._seen = 0
-        self._rows: list[tuple[float, ...]] = []
+        self._columns = 0
+        self._values = array('d')  # row by row: a list of tuples takes ten times as much
 
     def add(self, *row: float) -> None:
         """Take in a row; every n-th stays."""
         if self._seen % self._stride == 0:
-            self._rows.append(row)
-            if len(self._rows) == self._limit:
-                del self._rows[1::2]
+            self._columns = len(row)
+            self._values.extend(row)
+            if len(self._values) == self._limit * self._columns:
+                self._values = array('d', self.rows[::2].tobytes())
                 self._stride *= 2
         self._seen += 1
 
     @property
     def rows(self) -> Array:
         """What is held, (n, columns); (0, 0) where nothing came."""
-        return np.array(self._rows, np.float64) if self._rows else np.zeros((0, 0))
+        return np.array(self._values, np.float64).reshape(-1, self._columns or 1)[
+            :, : self._columns
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,7 @@ class TopicTimes:
         messages: number of them.
         first_s: stamp of the first one, from the start of the recording.
         last_s: of the newest.
+        recorded_s: when the first and the last message were recorded.
         period_s: median distance of neighbouring stamps.
         jitter_s: 90th percentile of the deviation from it, or from a multiple where messages lack.
         worst_gap_s: longest distance of neighbours.
@@ -62,13 +68,15 @@ class TopicTimes:
         offset_s: recording time minus header stamp: median, or None without header stamps.
         offset_min_s: least.
         offset_max_s: largest.
-        drift_s: how far the median wanders, over tenths of the recording.
+        drift_s: how far it wanders, over tenths of the recording; of small offsets (10th
+            percentile), for a busy network delays some messages, a clock all of them.
         bytes_per_s: of the payload.
     """
 
     messages: int
     first_s: float | None = None
     last_s: float | None = None
+    recorded_s: tuple[float, float] | None = None
     period_s: float | None = None
     jitter_s: float | None = None
     worst_gap_s: float | None = None
@@ -88,6 +96,7 @@ class TopicTimes:
     def as_json(self) -> dict[str, Any]:
         """Return plain values, with the rate."""
         values = {k: _rounded(v) for k, v in asdict(self).items()}
+        values['recorded_s'] = self.recorded_s and [_rounded(v) for v in self.recorded_s]
         values['gaps'] = [[_rounded(v) for v in gap] for gap in self.gaps]
         values['hz'] = round(1 / self.period_s, 3) if self.period_s else None
         return values
@@ -103,7 +112,7 @@ class TopicSeries:
         self._size_bytes = 0
         self._first_ns: int | None = None
         self._newest_ns: int | None = None
-        self._bag_ns = 0
+        self._bag_ns = self._first_bag_ns = 0
         self._steps = Samples(kept)
         self._largest: list[tuple[int, int]] = []  # heap of (step, begin)
         self._out_of_order = self._worst_back_ns = self._duplicates = 0
@@ -120,6 +129,8 @@ class TopicSeries:
             header_ns: its header stamp; None for a type without header, 0 was never filled in.
             size_bytes: of the payload.
         """
+        if not self.count:
+            self._first_bag_ns = bag_ns
         self.count += 1
         self._size_bytes += size_bytes
         if header_ns:
@@ -175,18 +186,18 @@ class TopicSeries:
                 'gaps': tuple((self._seconds(begin), step / 1e9) for step, begin in long),
             }
         if self._least_ns is not None and self._most_ns is not None:
-            windows = np.array_split(self.offsets.rows[:, 1], _WINDOWS)
-            medians = [float(np.median(w)) for w in windows if len(w)]
+            offsets = self.offsets.rows[:, 1]
             described |= {
-                'offset_s': float(np.median(self.offsets.rows[:, 1])),
+                'offset_s': float(np.median(offsets)),
                 'offset_min_s': self._least_ns / 1e9,
                 'offset_max_s': self._most_ns / 1e9,
-                'drift_s': max(medians) - min(medians),
+                'drift_s': _drift(offsets),
             }
         return TopicTimes(
             messages=self.count,
             first_s=self._seconds(self._first_ns),
             last_s=self._seconds(self._newest_ns),
+            recorded_s=(self._seconds(self._first_bag_ns), self._seconds(self._bag_ns)),
             out_of_order=self._out_of_order,
             worst_back_s=self._worst_back_ns / 1e9,
             duplicates=self._duplicates,
@@ -203,6 +214,13 @@ class TopicSeries:
 def _off_beat(steps: Array, period: float) -> Array:
     """Distance of steps from the nearest multiple of the period, at least one."""
     return np.asarray(np.abs(steps - np.maximum(np.round(steps / period), 1) * period))
+
+
+def _drift(offsets: Array) -> float | None:
+    if len(offsets) < _WINDOWS * _WINDOW_SAMPLES:
+        return None
+    low = [float(np.percentile(w, 10)) for w in np.array_split(offsets, _WINDOWS)]
+    return max(low) - min(low)
 
 
 def _rounded(value: Any) -> Any:

@@ -20,6 +20,7 @@ from bev_perception.geometry.camera import Camera
 from bev_training.data.bag_inputs import BagSource, fingerprint
 from bev_training.data.drive_writer import DriveWriter
 from bev_training.data.frame import Calibration, CameraCalibration, EncodedImage, Frame, FrameView
+from bev_training.data.privacy import source_sha256
 from bev_training.data.settings import ConvertConfig
 from bev_training.data.summary import DriveSummary
 from bev_training.processes import Stopped
@@ -81,9 +82,11 @@ def convert(
                 if stopped():
                     raise Stopped('stopped')
                 time.sleep(0.01)
+        hashed = source_sha256(config.privacy) if config.privacy else ''
         facts = {
             'source': {'name': source.name, **fingerprint(source)},
             'settings': config.as_json(),
+            'images': {'privacy_sha256': hashed},
         }
         return writer.finish(facts, {'sets': FRAMES})
 

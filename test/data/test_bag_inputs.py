@@ -70,8 +70,10 @@ def test_names_are_safe_and_unique(tmp_path: Path) -> None:
         put(tmp_path / folder / 'morning.bag')
     put(tmp_path / 'x' / 'Lunch (with pause), 50 %.bag')
     put(tmp_path / 'x' / '-rf.bag')
+    put(tmp_path / 'x' / 'cam.json.bag')
     assert names(tmp_path) == [
-        'Lunch_with_pause_50_', 'monday_morning', 'monday_morning_2', 'rf', 'tuesday_morning',
+        'Lunch_with_pause_50_', 'cam_json', 'monday_morning', 'monday_morning_2', 'rf',
+        'tuesday_morning',
     ]  # fmt: skip
 
 
@@ -108,6 +110,8 @@ def test_nothing_found(tmp_path: Path) -> None:
     put(tmp_path / 'open' / 'x.bag.active')
     with pytest.raises(BagError, match=r'x\.bag\.active was not closed.*rosbag reindex'):
         find_bags([tmp_path / 'open'])
+    put(tmp_path / 'x.bag')
+    assert names(tmp_path) == ['x']
 
 
 def test_object_store(tmp_path: Path, mcap: bytes) -> None:

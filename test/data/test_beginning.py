@@ -25,7 +25,8 @@ DRIVE = SmallDrive(seconds=0.5, cameras=('front', 'back'))
 def begin(path: Path, entries: Sequence[Entry], **values) -> Beginning:
     write_entries(path, sorted(entries, key=lambda entry: entry.time_ns))
     with Recording(path) as recording:
-        return read_beginning(recording, choose_topics(recording, ConvertConfig(**values)))
+        rig = choose_topics(recording, ConvertConfig(**values))
+        return read_beginning(recording, rig, 'base_link')
 
 
 def info(stamp_ns: int, *, focal_px: float = 50.0) -> bytes:
@@ -74,10 +75,9 @@ def test_first_value_of_a_static_transform(tmp_path: Path) -> None:
     np.testing.assert_allclose(mounts['front_optical'], DRIVE.rig()['front'][1], atol=1e-12)
 
 
-def test_bag_time_where_the_stamp_is_zero(tmp_path: Path) -> None:
+def test_a_calibration_without_a_stamp_holds_from_the_start(tmp_path: Path) -> None:
     entries = with_infos(DRIVE.entries(), [info(0)])
-    first = next(e for e in entries if e.topic == INFO)
-    assert begin(tmp_path / 'bag', entries).cameras['front'][0] == first.time_ns
+    assert begin(tmp_path / 'bag', entries).cameras['front'][0] == 0
 
 
 def test_calibration_that_comes_late(tmp_path: Path) -> None:

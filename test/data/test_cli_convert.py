@@ -13,8 +13,10 @@ from bev_training import cli
 from bev_training.data import jobs
 from bev_training.data.bag_inputs import BagSource
 from bev_training.data.jobs import Outcome, Progress
+from bev_training.data.paths import to_path
 from bev_training.data.settings import ConvertConfig, KeyFrames
 from bev_training.data.summary import DriveSummary
+from bev_training.inspection import report
 
 from .small_bag import write_bag
 from .stand_in import tree
@@ -84,12 +86,36 @@ def test_one_line_for_each_that_fails(
 
 
 def test_a_report(bags: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = tmp_path / 'out' / 'report.html'
-    code, printed, _ = run(capsys, bags / 'one', tmp_path / 'out', *SMALL, '--report', report)
-    assert code == 0 and printed.endswith(f'Report: {report}\n')
-    assert 'one' in report.read_text()
+    page = tmp_path / 'out' / 'report.html'
+    code, printed, _ = run(capsys, bags / 'one', tmp_path / 'out', *SMALL, '--report', page)
+    assert code == 0 and printed.endswith(f'Report: {page}\n')
+    assert 'one' in page.read_text()
     code, printed, _ = run(capsys, bags / 'one', tmp_path / 'out', *SMALL)
     assert code == 0 and 'nothing to do' in printed  # the report is in nobody's way
+
+
+def test_a_report_that_fails_hides_nothing(
+    bags: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'broken.mcap').write_bytes(b'no recording')
+    words = (bags / 'one', tmp_path / 'broken.mcap', tmp_path / 'out', *SMALL, '--report')
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError('ExpiredToken')
+
+    monkeypatch.setattr(report, 'write_report', fail)
+    store = f'memory://{tmp_path.name}/r.html'
+    code, printed, error = run(capsys, *words, store)
+    said = [line for line in error.splitlines() if line.startswith('bev convert: ')]
+    assert code == 1 and f'{tmp_path}/out/one: ' in printed
+    assert 'broken: ' in said[0]
+    assert said[1] == f'bev convert: {store} cannot be written: RuntimeError: ExpiredToken'
+    monkeypatch.undo()
+    code, printed, error = run(capsys, *words, store)
+    said = [line for line in error.splitlines() if line.startswith('bev convert: ')]
+    assert code == 1 and f'Report: {store}' in printed
+    assert said[1] == 'bev convert: 1 of 2 recordings failed, see above'
+    assert 'one' in to_path(store).read_text()
 
 
 def test_nuscenes_format(bags: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,8 +167,9 @@ def test_every_option(bags: Path, asked: list[dict[str, Any]]) -> None:
     line = (
         '--cameras front,left --camera front=/f --camera left=/l --camera-info front=/fi '
         '--camera-info-topic /{camera}/i --image-geometry raw --lidar top=/t --lidar side=/s '
-        '--odometry /odom --base-frame base --odom-frame map --every 0.5s --min-cameras 1 '
-        '--max-spread 0.02 --sync-timeout 0.3 --anchor left --offsets front=0,left=0.025 '
+        '--odometry /odom --base-frame base --odom-frame map --tf-timeout 2 '
+        '--every 0.5s --min-cameras 1 --max-spread 0.02 --sync-timeout 0.3 --anchor left '
+        '--offsets front=0,left=0.025 '
         '--sweeps 0 --jpeg-quality 90 --privacy a.b:c --shard-mb 64 --workers 3 --executor ray'
     )
     assert cli.main(['convert', str(bags / 'one'), str(bags / 'day'), 'x', *line.split()]) == 0
@@ -157,6 +184,7 @@ def test_every_option(bags: Path, asked: list[dict[str, Any]]) -> None:
         odometry_topic='/odom',
         base_frame='base',
         odom_frame='map',
+        tf_timeout_s=2.0,
         every=KeyFrames(seconds=0.5),
         min_cameras=1,
         max_spread_s=0.02,
@@ -218,7 +246,6 @@ def test_a_file_and_options_over_it(
         ('x y --cameras a,,b', "argument --cameras: 'a,,b' is no list such as"),
         ('x y --cameras a,a', "--cameras is ['a', 'a']"),
         ('x y --camera front', "argument --camera: 'front' is not like NAME=VALUE"),
-        ('x y --cameras a --camera b=/b', "--camera: 'b' is not one of cameras"),
         ('x y --image-topic /front', "--image-topic is '/front'; it must hold {camera}"),
         ('x y --image-topic /{camera} --camera a=/b', '--camera: give these or the template'),
         ('x y --lidar /a --lidar /b', '--lidar: give each a name of its own, NAME=TOPIC'),
@@ -232,7 +259,12 @@ def test_a_file_and_options_over_it(
         ('x y --version v1', '--version needs --from nuscenes'),
         ('x y --scenes a', '--scenes needs --from nuscenes'),
         ('x y --format nuscenes --report r.html', '--report needs --format drive'),
+        ('x y --report r.txt', '--report is r.txt; it must end in .html'),
+        ('x y --tf-timeout 61', '--tf-timeout is 61.0; it must lie in [0, 60]'),
         ('x y --from nuscenes --every 1m', '--every needs --from bags'),
+        ('x y --from nuscenes --sweeps 0', '--sweeps needs --from bags'),
+        ('x y --from nuscenes --format drive', '--format needs --from bags'),
+        ('x y --from nuscenes --executor ray', '--executor needs --from bags'),
         ('x y --from nuscenes --no-lidar', '--no-lidar needs --from bags'),
         ('x y z --from nuscenes', '--from nuscenes takes one folder, not 2'),
         ('x y --foo', 'unknown: --foo'),
@@ -264,6 +296,8 @@ def test_wrong_usage(
         ('bags y --config bad.yaml', 'bad.yaml: shard_mb is 0'),
         ('bags y --privacy no_such_module:blur', 'no_such_module'),
         ('bags y --image-topic /none/{camera}', '/none/'),
+        ('bags y --report no/r.html', '--report no/r.html cannot be written: No such file'),
+        ('bags y --report /proc/r.html', '--report /proc/r.html cannot be written: '),
         ('bags taken', 'taken exists and is not empty: it holds mine'),
         ('bags nope://y', 'nope://y'),
         ('bags y --from nuscenes', 'bags'),

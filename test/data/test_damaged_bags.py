@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import resource
 import time
 from pathlib import Path
@@ -11,51 +10,13 @@ import pytest
 
 from bev_perception.errors import BagError
 from bev_training.data.bag_reader import Recording
+from test.data.damage import mutate
 from test.data.small_bag import SmallDrive, write_entries
 
 MUTATIONS = 50
 SUFFIXES = ('.mcap', '.db3', '.bag')
 _MAX_SECONDS = 10.0  # of processor time, per damaged file
 _MAX_GROWTH_MB = 600
-
-
-def mutate(data: bytes, seed: int) -> bytes:
-    """Return a damaged copy: cut off, bits flipped, a block zeroed, doubled or lost, a length
-    field made absurd. The same seed gives the same damage.
-    """
-    rng = random.Random(seed)
-    out = bytearray(data)
-    kind = seed % 8
-    # Most of a file is payload: half of the hits go to its ends, where headers and indexes are.
-    spans = [(0, len(out)), (0, min(4096, len(out))), (max(len(out) - 4096, 0), len(out))]
-    start, stop = spans[rng.randrange(3)] if rng.random() < 0.75 else spans[0]
-
-    def place() -> int:
-        return rng.randrange(start, stop)
-
-    if kind == 0:
-        return bytes(out[: place()])
-    if kind in (1, 2):  # one bit, or many
-        for _ in range(1 if kind == 1 else rng.randrange(2, 200)):
-            out[place()] ^= 1 << rng.randrange(8)
-    elif kind == 3:
-        at, length = place(), rng.choice((8, 64, 512, 4096))
-        out[at : at + length] = bytes(len(out[at : at + length]))
-    elif kind == 4:
-        at, length = place(), rng.choice((1, 64, 4096))
-        out[at:at] = out[at : at + length]
-    elif kind == 5:
-        at, length = place(), rng.choice((1, 64, 4096))
-        del out[at : at + length]
-    elif kind == 6:
-        at = place()
-        size = rng.choice((4, 8))
-        value = rng.choice((2**31 - 1, 2**32 - 1, 2**34, 2**40, 2**63 - 1, 2**64 - 1))
-        out[at : at + size] = (value % 256**size).to_bytes(size, 'little')
-    else:
-        at = place()
-        out[at : at + 64] = rng.randbytes(len(out[at : at + 64]))
-    return bytes(out)
 
 
 @pytest.fixture(scope='module')

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from bev_perception.errors import BagError
-from bev_training.data import drive_index, file_writer
+from bev_training.data import drive_index, file_writer, paths
 from bev_training.data.drive_writer import DriveWriter, read_summary
 from bev_training.data.file_writer import FileWriter
 from bev_training.data.paths import to_path, whole_file
@@ -163,6 +163,27 @@ def test_files_of_others_stay_after_an_error(tmp_path):
         (tmp_path / 'drive' / 'shards' / 'notes.txt').write_text('mine')
         raise ValueError
     assert contents(tmp_path) == {'drive/shards/notes.txt': b'mine'}
+
+
+def test_a_drive_that_another_run_finished_meanwhile_stays(tmp_path, monkeypatch):
+    """In an object store, where a lease can be lost."""
+    # An upload that is dropped leaves what is there; fsspec's memory is written in place.
+    monkeypatch.setattr(paths, '_discard', lambda upload, path: upload.close())
+    out = to_path(f'memory://{uuid4().hex}')
+    write_drive(tmp_path / 'whole', 12)
+    wanted = contents(tmp_path / 'whole')
+    for number, error in enumerate((KeyboardInterrupt, BagError)):
+        drive = out / f'drive{number}'
+        with pytest.raises(error), writer_of(drive) as loser:
+            loser.add_calibration(make_calibration())
+            loser.add(make_frame(0))
+            for name, data in wanted.items():
+                (drive / name).write_bytes(data)
+            if error is KeyboardInterrupt:
+                raise error
+            monkeypatch.setattr(loser._shards, 'end', lambda: None)
+            loser.finish({}, {})
+        assert {name: (drive / name).read_bytes() for name in wanted} == wanted
 
 
 # --- what the folder holds before ----------------------------------------------------------------

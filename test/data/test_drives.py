@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from bev_perception.errors import BagError, MessageError
 from bev_perception.rig import CameraHistory, RigPoses, decode
@@ -145,6 +147,40 @@ def test_a_spawned_process_takes_a_drive(whole):
     assert found == [values_of(make_frame(3))]
 
 
+def test_many_drives_are_open_at_once(whole):
+    def descriptors():
+        return len(os.listdir('/proc/self/fd'))
+
+    before = descriptors()
+    drives = [Drive(whole) for _ in range(20)]
+    assert [values_of(drive.frame(5)) for drive in drives] == [values_of(make_frame(5))] * 20
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize('call', ['info', 'ls', 'cat_file', '_open'])
+def test_an_object_store_that_refuses_is_one_line(whole, monkeypatch, call):
+    """Errors of its client are no OSErrors."""
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError('ExpiredToken')
+
+    folder = to_path(f'memory://{uuid4().hex}/drive')
+    for name, data in contents(whole).items():
+        (folder / name).write_bytes(data)
+    drive = Drive(folder)
+    monkeypatch.setattr(MemoryFileSystem, call, refuse)
+    tried = 0
+    for read in (lambda: drive.frame(7), lambda: find_drives(folder), lambda: Drive(folder)):
+        try:
+            read()
+            list(drive.check())  # says it in its own way
+        except BagError as error:
+            # Of memory, `exists` is False where `info` fails; it is not in S3 and the like.
+            assert str(error).endswith('RuntimeError: ExpiredToken') or call == 'info'
+            tried += 1
+    assert tried or call == 'ls'  # not asked here
+
+
 # --- view sets -----------------------------------------------------------------------------------
 
 
@@ -203,7 +239,15 @@ def test_a_damaged_image_names_drive_frame_and_camera(copy):
     view = row['views'][1]
     damage(copy / row['shard'], view['offset'], bytes(view['size_bytes']))
     Drive(copy).frame(1)  # the bytes can still be had
-    with pytest.raises(MessageError, match=r'copy: frame 000001, camera front: front_optical: '):
+    whole = Drive(copy).view_set(0)
+    left = Drive(copy).view_set(1)  # as the node does it
+    assert left.missing == (CAMERAS[1],) and [v.name for v in left.views] == list(CAMERAS[::2])
+    assert not whole.missing
+    for view in row['views']:
+        damage(copy / row['shard'], view['offset'], bytes(view['size_bytes']))
+    with pytest.raises(
+        MessageError, match=r'copy: frame 000001, camera front_left: front_left_optical: '
+    ):
         Drive(copy).view_set(1)
     Drive(copy).view_set(0)
 

@@ -7,18 +7,25 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from upath import UPath
 
 from bev_perception.errors import BagError, ConfigError
 from bev_training.data import locks
-from bev_training.data.existing import same_conversion
-from bev_training.data.jobs import Progress, convert_bags
+from bev_training.data.bag_inputs import BagSource, find_bags
+from bev_training.data.existing import other_recording, other_settings
+from bev_training.data.jobs import Progress, Task, convert_bags
+from bev_training.data.locks import drive_lock
 from bev_training.data.settings import ConvertConfig, KeyFrames
 
+from .small_bag import write_bag
 from .stand_in import FRAMES, convert, recordings, times, tree
 
 CONFIG = ConvertConfig()
@@ -105,19 +112,25 @@ def test_an_output_that_stays_empty_vanishes(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ['bags']
 
 
+def interrupt_later(out: Path) -> None:
+    """Ctrl-C once a slow recording is being converted."""
+    main = threading.main_thread().ident
+    assert main is not None
+    while not list(out.glob('slow1/shards/0*')):
+        time.sleep(0.01)
+    signal.pthread_kill(main, signal.SIGINT)
+
+
 @pytest.mark.parametrize('workers', [1, 2])
 def test_stopped_in_the_middle(workers: int, tmp_path: Path) -> None:
     sources = recordings(tmp_path / 'bags', 'a', 'slow1', 'slow2')
-    main = threading.main_thread().ident
-    assert main is not None
 
     def interrupt(progress: Progress) -> None:
         if progress.ended == 1 and progress.running:
             raise KeyboardInterrupt
 
     if workers == 1:  # nobody asks for `stopped` in this process: Ctrl-C ends the loop
-        late = threading.Timer(1.0, signal.pthread_kill, (main, signal.SIGINT))
-        late.start()
+        threading.Thread(target=interrupt_later, args=(tmp_path / 'out',), daemon=True).start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         convert_bags(
@@ -154,13 +167,76 @@ def test_other_settings_are_refused(
     assert times(tmp_path / 'out') == before
 
 
-def test_another_recording_of_the_same_name_is_refused(tmp_path: Path) -> None:
+def test_another_recording_of_the_same_name_fails_alone(tmp_path: Path) -> None:
     sources = recordings(tmp_path / 'bags', 'a', 'b')
     convert_bags(sources[1:], tmp_path / 'out', CONFIG, convert=convert)
+    before = times(tmp_path / 'out' / 'b')
     sources[1].path.write_bytes(b'other' * 640)
-    with pytest.raises(BagError, match='out/b: it was made from another recording of this name'):
-        convert_bags(sources, tmp_path / 'out', CONFIG, convert=convert)
-    assert [p.name for p in (tmp_path / 'out').iterdir()] == ['b']
+    outcome = convert_bags(sources, tmp_path / 'out', CONFIG, convert=convert)
+    assert [d.name for d in outcome.done] == ['a'] and not outcome.kept
+    reason = 'it was made from another recording of this name (fingerprint differs)'
+    assert outcome.failed == {
+        'b': f'{tmp_path}/out/b: {reason}; rename this one, or choose another OUT'
+    }
+    assert times(tmp_path / 'out' / 'b') == before
+
+
+def test_a_recording_is_known_by_its_contents(tmp_path: Path) -> None:
+    """Its name depends on what else is converted; its data must not be there twice."""
+    a, b = recordings(tmp_path / 'bags', 'a', 'b')
+    first = convert_bags([a], tmp_path / 'out', CONFIG, workers=1, convert=convert)
+    renamed = replace(a, name='monday_a')
+    both = convert_bags([renamed, b], tmp_path / 'out', CONFIG, workers=1, convert=convert)
+    assert both.kept == first.done and [d.name for d in both.done] == ['b']
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['a', 'b']
+
+
+def test_two_copies_of_a_recording_are_two_drives(tmp_path: Path) -> None:
+    """Whichever of them was there first, as without an interruption."""
+    (a,) = recordings(tmp_path / 'bags', 'a')
+    copies = [replace(a, name='x'), replace(a, name='y')]
+    convert_bags(copies, tmp_path / 'whole', CONFIG, workers=1, convert=convert)
+    for one in copies:
+        out = tmp_path / f'out_{one.name}'
+        convert_bags([one], out, CONFIG, workers=1, convert=convert)
+        convert_bags(copies, out, CONFIG, workers=1, convert=convert)
+        assert tree(out) == tree(tmp_path / 'whole')
+
+
+@pytest.mark.parametrize('name', ['cam.png', 'cam.html'])
+def test_names_that_end_like_a_report(name: str, tmp_path: Path) -> None:
+    sources = recordings(tmp_path / 'bags', name)
+    first = convert_bags(sources, tmp_path / 'out', CONFIG, workers=1, convert=convert)
+    again = convert_bags(sources, tmp_path / 'out', CONFIG, workers=1, convert=convert)
+    assert again.kept == first.done and not again.failed
+    with pytest.raises(BagError, match='every was'):
+        every = replace(CONFIG, every=KeyFrames())
+        convert_bags([], tmp_path / 'out', every, convert=convert)
+
+
+def test_a_privacy_function_that_changed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = recordings(tmp_path / 'bags', 'a')
+    code = 'def blur(image, camera, stamp_ns):\n    return image\n'
+    (tmp_path / 'private.py').write_text(code)
+    monkeypatch.chdir(tmp_path)
+    config = replace(CONFIG, privacy='private.py:blur')
+    convert_bags(sources, tmp_path / 'out', config, workers=1, convert=convert)
+    elsewhere = replace(CONFIG, privacy=f'{tmp_path}/private.py:blur')
+    again = convert_bags(sources, tmp_path / 'out', elsewhere, workers=1, convert=convert)
+    assert [d.name for d in again.kept] == ['a']
+    (tmp_path / 'private.py').write_text(code + 'other = blur\n')
+    match = 'the file of the privacy function private.py:blur has changed; choose another OUT'
+    with pytest.raises(BagError, match=match):
+        convert_bags(sources, tmp_path / 'out', config, workers=1, convert=convert)
+    (tmp_path / 'private.py').write_text(code)
+    for privacy in ('', 'other.py:blur', 'private.py:other'):
+        (tmp_path / 'other.py').write_text(code + 'extra = blur\n')
+        (tmp_path / 'private.py').write_text(code + 'other = blur\n' * (privacy[-5:] == 'other'))
+        with pytest.raises(BagError, match=r'out/a: privacy was "private\.py:blur", and is '):
+            other = replace(CONFIG, privacy=privacy)
+            convert_bags(sources, tmp_path / 'out', other, workers=1, convert=convert)
 
 
 @pytest.mark.parametrize(
@@ -195,16 +271,25 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('left', [None, 0, 700])
-def test_what_a_power_cut_took_is_noticed(left: int | None, tmp_path: Path) -> None:
-    sources = recordings(tmp_path / 'bags', 'a')
+def test_what_a_power_cut_took_is_done_anew(left: int | None, tmp_path: Path) -> None:
+    sources = recordings(tmp_path / 'bags', 'a', 'b')
     convert_bags(sources, tmp_path / 'out', CONFIG, workers=1, convert=convert)
+    whole = tree(tmp_path / 'out')
     shard = tmp_path / 'out' / 'a' / 'shards' / '000000.tar'
     if left is None:
         shard.unlink()
     else:
         os.truncate(shard, left)
-    with pytest.raises(BagError, match=r'000000.tar (is missing|has \d+ bytes), manifest.json'):
-        convert_bags(sources, tmp_path / 'out', CONFIG, workers=1, convert=convert)
+    outcome = convert_bags(sources, tmp_path / 'out', CONFIG, workers=1, convert=convert)
+    assert [d.name for d in outcome.done] == ['a'] and [d.name for d in outcome.kept] == ['b']
+    assert tree(tmp_path / 'out') == whole
+    shard.write_bytes(b'')
+    (tmp_path / 'out' / 'a' / 'notes.txt').write_text('keep')
+    outcome = convert_bags(sources, tmp_path / 'out', CONFIG, workers=1, convert=convert)
+    assert outcome.failed == {
+        'a': f'{shard} has 0 bytes, manifest.json says 10240 bytes; '
+        f'{tmp_path}/out/a/notes.txt is in the way of doing it anew'
+    }
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:
@@ -219,12 +304,46 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     assert not (tmp_path / 'out').exists()
 
 
-def test_a_missing_recording_is_one_line(tmp_path: Path) -> None:
-    sources = recordings(tmp_path / 'bags', 'a')
+def test_a_missing_recording_fails_alone(tmp_path: Path) -> None:
+    sources = recordings(tmp_path / 'bags', 'a', 'b')
     sources[0].path.unlink()
-    with pytest.raises(BagError, match=r'a\.mcap'):
-        convert_bags(sources, tmp_path / 'out', CONFIG, convert=convert)
+    outcome = convert_bags(sources[:1], tmp_path / 'out', CONFIG, convert=convert)
+    assert outcome.failed == {'a': f'{tmp_path}/bags/a.mcap does not exist'}
     assert not (tmp_path / 'out').exists()
+    outcome = convert_bags(sources, tmp_path / 'out', CONFIG, convert=convert)
+    assert [d.name for d in outcome.done] == ['b'] and list(outcome.failed) == ['a']
+
+
+def test_what_another_machine_still_writes_is_waited_for(tmp_path: Path) -> None:
+    sources = recordings(tmp_path / 'bags', 'a')
+    said: list[str] = []
+    (tmp_path / 'out').mkdir()
+    with ExitStack() as stack:
+        stack.enter_context(drive_lock(tmp_path / 'out', 'a'))
+
+        def end(line: str) -> None:
+            said.append(line)
+            assert not (tmp_path / 'out' / 'a').exists()
+            stack.close()
+
+        outcome = convert_bags(
+            sources, tmp_path / 'out', CONFIG, workers=1, say=end, convert=convert
+        )
+    assert len(said) == 1 and [d.name for d in outcome.done] == ['a']
+    assert [p.name for p in (tmp_path / 'out').iterdir()] == ['a']
+
+
+def test_what_somebody_finished_meanwhile_is_taken(tmp_path: Path) -> None:
+    sources = recordings(tmp_path / 'bags', 'a', 'b')
+    task = Task(
+        source=sources[0], out=tmp_path / 'out', config=CONFIG, format='drive', convert=convert
+    )
+    first = task.run(lambda share: None, bool)
+    before = times(tmp_path / 'out' / 'a')
+    assert task.run(lambda share: None, bool) == first
+    assert times(tmp_path / 'out' / 'a') == before
+    other = replace(task, config=replace(CONFIG, every=KeyFrames()))
+    assert 'every was "2m", and is "all" now' in str(other.run(lambda share: None, bool))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
@@ -259,12 +378,86 @@ def test_what_differs_is_said() -> None:
     source = {'name': 'a', 'fingerprint': 'x', 'files': []}
     for wrap in (lambda facts: facts, lambda facts: {'facts': facts}):
         manifest = wrap({'settings': json.loads(json.dumps(settings)), 'source': source})
-        assert same_conversion(manifest, {'fingerprint': 'x', 'files': []}, CONFIG) is None
-        assert same_conversion(manifest, None, CONFIG) is None
-        reason = same_conversion(manifest, {'fingerprint': 'y'}, CONFIG)
+        assert other_settings(manifest, CONFIG) is None
+        assert other_recording(manifest, {'fingerprint': 'x', 'files': []}) is None
+        reason = other_recording(manifest, {'fingerprint': 'y'})
         assert reason == 'it was made from another recording of this name (fingerprint differs)'
         older = wrap({'settings': {k: v for k, v in settings.items() if k != 'privacy'}})
-        assert same_conversion(older, None, CONFIG) == 'privacy was unknown, and is "" now'
+        assert other_settings(older, CONFIG) == 'privacy was unknown, and is "" now'
         newer = wrap({'settings': {**settings, 'flip': True}})
-        assert same_conversion(newer, None, CONFIG) == 'flip was true, and is unknown now'
-        assert same_conversion(wrap({}), None, CONFIG) == 'its manifest holds no settings'
+        assert other_settings(newer, CONFIG) == 'flip was true, and is unknown now'
+        assert other_settings(wrap({}), CONFIG) == 'its manifest holds no settings'
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(locks, '_SETTLE_S', 0.01)
+    return UPath(f'memory://jobs{tmp_path}')
+
+
+def test_a_store_is_asked_little(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One listing tells the sizes of a drive's files, and only of those that are wanted."""
+    sources = recordings(tmp_path / 'bags', 'a', 'b', 'c')
+    convert_bags(sources, store, CONFIG, convert=convert)
+    assert len(list((store / 'a' / 'shards').iterdir())) == 5
+    asked: Counter[str] = Counter()
+
+    def count(name: str) -> None:
+        real = getattr(MemoryFileSystem, name)
+
+        def counted(self: MemoryFileSystem, path: str, *rest: Any, **named: Any) -> Any:
+            asked[name] += '/shards' in path or name == 'find'
+            return real(self, path, *rest, **named)
+
+        monkeypatch.setattr(MemoryFileSystem, name, counted)
+
+    for name in ('info', '_open', 'find', 'exists', 'isfile', 'isdir', 'cat_file'):
+        count(name)
+    assert len(convert_bags(sources[:1], store, CONFIG, convert=convert).kept) == 1
+    assert asked['find'] == 1 and not asked['_open'] and not asked['exists'] + asked['isfile']
+
+
+@pytest.mark.parametrize('call', ['info', 'ls', 'find', '_open', 'exists', 'rm_file'])
+def test_a_store_that_refuses_is_one_line(
+    call: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clients of object stores have errors that are no OSErrors."""
+    sources = recordings(tmp_path / 'bags', 'a', 'b')
+    convert_bags(sources[:1], store, CONFIG, convert=convert)
+
+    def refuse(*arguments: Any, **named: Any) -> Any:
+        raise RuntimeError('ExpiredToken')
+
+    before = {path: path.read_bytes() for path in (store / 'a').rglob('*') if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, call, refuse)
+        _refused(call, sources, store)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def _refused(call: str, sources: list[BagSource], store: Path) -> None:
+    try:
+        outcome = convert_bags(sources, store, CONFIG, convert=convert)
+    except BagError as error:
+        assert str(error).endswith(': RuntimeError: ExpiredToken')
+    else:
+        assert call in ('exists', 'info', 'ls', 'rm_file')
+        for reason in outcome.failed.values():
+            assert 'ExpiredToken' in reason and 'unexpected' not in reason
+
+
+def test_a_nuscenes_set_that_lost_files_is_completed(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / 'bags' / 'a')
+    sources = find_bags([bag])
+    config = ConvertConfig(every=KeyFrames(), min_cameras=3)
+    out = tmp_path / 'out'
+    convert_bags(sources, out, config, format='nuscenes', workers=1)
+    whole = tree(out)
+    images = sorted((out / 'samples' / 'CAM_FRONT').iterdir())
+    images[0].unlink()
+    os.truncate(images[1], 10)
+    again = convert_bags(sources, out, config, format='nuscenes', workers=1)
+    assert len(again.done) == 1 and not again.failed
+    assert tree(out) == whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from upath import UPath
 
 from bev_perception.errors import BagError
 from bev_perception.geometry import rigid
 from bev_perception.geometry.camera import Camera
+from bev_training.data.bag_inputs import BagSource
 from bev_training.data.frame import (
     Calibration,
     CameraCalibration,
@@ -25,15 +28,24 @@ from bev_training.data.frame import (
     LidarCalibration,
     LidarSweep,
 )
+from bev_training.data.jobs import convert_bags
 from bev_training.data.nuscenes_export import (
     NuscenesWriter,
     merge_tables,
     read_scene,
     read_summary,
 )
-from bev_training.data.nuscenes_files import RecordFiles
-from bev_training.data.nuscenes_merge import VERSION
+from bev_training.data.nuscenes_files import (
+    RecordFiles,
+    lost_files,
+    remove_recording,
+    remove_unfinished,
+)
+from bev_training.data.nuscenes_merge import VERSION, finished_scenes
+from bev_training.data.settings import ConvertConfig, KeyFrames
 from bev_training.nuscenes_tables import TABLES, camera_channel, lidar_channel, pose_of
+from test.data.nuscenes_set import files_of_at_most
+from test.data.small_bag import write_bag
 from test.factories import STAMP_NS, look, make_camera, make_image
 from test.synthetic.nuscenes_data import chain, hashes
 
@@ -281,18 +293,82 @@ def test_same_recordings_in_any_order_give_the_same_bytes(tmp_path):
 
 
 def test_two_frames_may_share_their_nearest_sweep(tmp_path):
+    """Frames come more often than sweeps; the last one begins a scene with the same sweep."""
     first = frame(0)
-    later = replace(frame(1), sweeps=(first.sweeps[-1],))
+    shared = [replace(frame(n), sweeps=first.sweeps[-1:]) for n in (1, 2)]
+    fourth = frame(3)
+    last = replace(frame(4), sweeps=fourth.sweeps[-1:], sequence=1)
     with NuscenesWriter(tmp_path, 'drive', cameras=CAMERAS) as writer:
         writer.add_calibration(calibration())
-        writer.add(first)
-        writer.add(later)
-        assert writer.finish({}, {}).sweeps == 3
+        for each in (first, *shared, fourth, last):
+            writer.add(each)
+        assert writer.finish({}, {}).sweeps == 6
     merge_tables(tmp_path)
     nusc = devkit(tmp_path)
+    from nuscenes.utils.data_classes import LidarPointCloud
+
     keys = [nusc.get('sample_data', s['data']['LIDAR_TOP']) for s in nusc.sample]
-    assert keys[0]['filename'] == keys[1]['filename']
-    assert keys[0]['next'] == keys[1]['token']
+    assert len({key['token'] for key in keys}) == 5
+    assert len({key['filename'] for key in keys}) == 2
+    for record in nusc.sample_data:
+        for link, sign in (('prev', -1), ('next', 1)):
+            if record[link]:
+                other = nusc.get('sample_data', record[link])
+                assert (other['timestamp'] - record['timestamp']) * sign > 0
+                assert other['channel'] == record['channel']
+    lidars = [r for r in nusc.sample_data if r['channel'] == 'LIDAR_TOP']
+    start = next(r for r in lidars if not r['prev'] and r['next'])
+    in_chain = chain(nusc, 'sample_data', start['token'])
+    assert [r['timestamp'] * 1000 for r in in_chain] == [
+        *(s.stamp_ns for s in first.sweeps), *(s.stamp_ns for s in fourth.sweeps),
+    ]  # fmt: skip
+    for key in keys[:3]:
+        assert key['prev'] == in_chain[1]['token']
+        assert key['next'] == in_chain[3]['token']
+    assert (keys[4]['prev'], keys[4]['next']) == ('', '')
+    wanted = (3, 0.1), (3, 0.1), (3, 0.1), (6, 1.6), (1, 0.0)
+    for sample, (sweeps, lag) in zip(nusc.sample, wanted, strict=True):
+        cloud, times = LidarPointCloud.from_file_multisweep(
+            nusc, sample, 'LIDAR_TOP', 'LIDAR_TOP', nsweeps=10, min_distance=0.0
+        )
+        assert cloud.points.shape == (4, 20 * sweeps)
+        assert len(np.unique(times)) == sweeps
+        assert times.max() == pytest.approx(lag, abs=0.01)
+
+
+def test_a_camera_that_moves_in_spite_of_its_calibration_is_where_it_was(tmp_path):
+    """An epoch changes, or a mount begins to move, between an exposure and its calibration."""
+    calib, given = calibration(), frame(0)
+    turned = replace(given.views[1], ego_T_cam=given.views[1].ego_T_cam @ pose(5.0, (0.1, 0, 0)))
+    given = replace(given, views=(given.views[0], turned, given.views[2]))
+    far = np.eye(4)
+    far[:3, 3] = 691_000.0, 5_335_000.0, 520.0  # UTM: rounding of poses makes no new mounting
+    moved = replace(
+        given,
+        odom_T_ego=far @ given.odom_T_ego,
+        views=tuple(replace(v, odom_T_base=far @ v.odom_T_base) for v in given.views),
+    )
+    with NuscenesWriter(tmp_path, 'drive', cameras=CAMERAS) as writer:
+        writer.add_calibration(calib)
+        writer.add(moved)
+        views = tuple(replace(v, stamp_ns=v.stamp_ns + STEP_NS) for v in moved.views)
+        later = moved.stamp_ns + STEP_NS
+        writer.add(replace(moved, stamp_ns=later, views=views, sweeps=()))
+        writer.finish({}, {})
+    merge_tables(tmp_path)
+    mounts = {r['token']: r for r in tables(tmp_path, 'calibrated_sensor')}
+    assert len(mounts) == 3 + 1 + 1  # of the camera that moved every time, and the lidar
+    bodies = {r['token']: r for r in tables(tmp_path, 'ego_pose')}
+    sensors = {r['token']: r['channel'] for r in tables(tmp_path, 'sensor')}
+    found = 0
+    for record in tables(tmp_path, 'sample_data'):
+        mount = mounts[record['calibrated_sensor_token']]
+        if sensors[mount['sensor_token']] == 'CAM_FRONT':
+            there = pose_of(bodies[record['ego_pose_token']]) @ pose_of(mount)
+            wanted = moved.odom_T_ego @ turned.ego_T_cam @ rigid.inverse(RECT_T_CAM)
+            np.testing.assert_allclose(there, wanted, atol=1e-6)
+            found += 1
+    assert found == 2
 
 
 def test_sensors_that_move_against_the_body_are_where_they_were(tmp_path):
@@ -393,6 +469,102 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     assert not any(path.is_file() for path in tmp_path.rglob('*'))
 
 
+@pytest.mark.parametrize('limit', [400, 3_000, 9_000, 20_000])
+def test_a_disk_that_takes_no_more_is_one_line_about_the_output(tmp_path, limit):
+    """Limits stop images, tables while they are written, and tables when they are closed."""
+    out = tmp_path / 'out'
+    with (
+        pytest.raises(BagError, match=r'out/\S+ cannot be written: File too large$'),
+        files_of_at_most(limit),
+    ):
+        write(out, frames=15)
+    assert not any(path.is_file() for path in tmp_path.rglob('*'))
+
+
+def test_twice_changes_nothing(tmp_path):
+    source = BagSource(name='a', path=write_bag(tmp_path / 'bags' / 'a', seconds=0.5))
+    config = ConvertConfig(every=KeyFrames(), min_cameras=3)
+    out = tmp_path / 'out'
+
+    def run() -> dict[str, tuple[int, int]]:
+        convert_bags([source], out, config, format='nuscenes', workers=1)
+        return {
+            str(path.relative_to(out)): (path.stat().st_ino, path.stat().st_mtime_ns)
+            for path in out.rglob('*')
+        }
+
+    first = run()
+    assert len(first) > 30
+    assert run() == first
+    made = hashes(out)
+    # what is not whole is made anew
+    for name in (f'{VERSION}/sample.json', f'{VERSION}/.made-from.json', 'maps/none.png'):
+        (out / name).write_bytes(b'')
+        run()
+        assert hashes(out) == made
+        (out / name).unlink()
+        run()
+        assert hashes(out) == made
+
+
+def test_files_that_a_power_cut_took_are_noticed(tmp_path):
+    for name in ('a', 'a__CAM_BACK'):
+        write(tmp_path, name)
+    manifests = {name: read_scene(tmp_path, name) for name in finished_scenes(tmp_path)}
+    before = hashes(tmp_path)
+    assert lost_files(tmp_path, manifests) == {}
+    image = next((tmp_path / 'samples' / 'CAM_BACK').glob('a__CAM_BACK__17*'))
+    for path in (image, tmp_path / 'scenes' / 'a' / 'log.jsonl'):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1])
+        (text,) = lost_files(tmp_path, manifests).values()
+        assert re.search(r': a has 25 files of \d+ bytes, its manifest says 25 of \d+ bytes', text)
+        path.unlink()
+        (text,) = lost_files(tmp_path, manifests).values()
+        assert ': a has 24 files of ' in text
+        path.write_bytes(whole)
+    assert lost_files(tmp_path, manifests) == {}
+    image.unlink()
+    remove_recording(tmp_path, 'a')
+    write(tmp_path, 'a')
+    assert hashes(tmp_path) == before
+
+
+def test_recordings_may_be_called_like_files(tmp_path):
+    write(tmp_path, 'cam.json', frames=1)
+    assert finished_scenes(tmp_path) == ['cam.json']
+    assert merge_tables(tmp_path) == 1
+    assert read_summary(tmp_path, 'cam.json').frames == 1
+
+
+def test_what_is_left_in_an_object_store_is_removed(tmp_path):
+    """There, nothing but the files themselves tells that a recording was begun."""
+    out = UPath('memory://nuscenes-left')
+    write(out, 'b')
+    left = out / 'samples' / 'CAM_FRONT' / 'a__CAM_FRONT__1.jpg'
+    left.write_bytes(b'1')
+    remove_unfinished(out, 'b')
+    assert read_scene(out, 'b') is not None
+    assert left.exists()
+    remove_unfinished(out, 'a')
+    assert not left.exists()
+    assert read_summary(out, 'b').frames == 3
+
+
+def test_errors_of_an_object_store_are_one_line(monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def refuse(*args: Any, **rest: Any) -> None:
+        raise RuntimeError('ExpiredToken')  # clients have errors of their own
+
+    out = UPath('memory://nuscenes-refused')
+    writer = NuscenesWriter(out, 'drive', cameras=CAMERAS).__enter__()
+    writer.add_calibration(calibration())
+    monkeypatch.setattr(MemoryFileSystem, '_open', refuse)
+    with pytest.raises(BagError, match=r'nuscenes-refused cannot be written: .*ExpiredToken'):
+        writer.add(frame(0))
+
+
 def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / 'scenes').write_text('a file')
     with pytest.raises(BagError, match='scenes'):
@@ -456,8 +628,7 @@ def test_two_scenes_of_one_name_are_refused(tmp_path):
 
 
 def test_an_object_store_takes_the_same_bytes(tmp_path):
-    upath = pytest.importorskip('upath')
-    remote = upath.UPath('memory://nuscenes-export')
+    remote = UPath('memory://nuscenes-export')
     write(remote)
     assert merge_tables(remote) == 1
     write(tmp_path)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import tracemalloc
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +26,14 @@ from bev_training.data.bag_inputs import BagSource
 from bev_training.data.bag_reader import read_messages
 from bev_training.data.convert import convert_bag
 from bev_training.data.drives import Drive
+from bev_training.data.nuscenes_columns import FileNames
 from bev_training.data.nuscenes_import import write_bags
 from bev_training.data.nuscenes_merge import VERSION, merge_tables
-from bev_training.data.nuscenes_reader import read_scenes, records, scene_names, tables_of
+from bev_training.data.nuscenes_reader import Scenes, records, scene_names, tables_of
 from bev_training.data.settings import ConvertConfig, KeyFrames
 from bev_training.nuscenes_tables import LIDAR_CHANNEL, camera_channel, pose_record, sensor_name
 from bev_training.synthetic.nuscenes_format import write_nuscenes
-from test.data.nuscenes_set import write_set
+from test.data.nuscenes_set import files_of_at_most, write_set
 from test.data.small_bag import CAMERAS, SmallDrive, write_bag
 from test.factories import STAMP_NS, make_image
 from test.synthetic.nuscenes_data import CONFIG, hashes, small_rig
@@ -65,12 +69,12 @@ def edit(dataset: Path, table: str, change: Any) -> None:
 
 def by_channel(
     dataset: Path, name: str
-) -> tuple[dict[str, list[nuscenes_reader.Measured]], dict[str, Rigid]]:
-    scenes, poses = read_scenes(tables_of(dataset), [name])
+) -> tuple[dict[str, list[nuscenes_reader.Measured]], dict[nuscenes_reader.EgoPose, Rigid]]:
+    scene = Scenes(tables_of(dataset), [name]).content(name)
     found = defaultdict(list)
-    for each in scenes[0].measured:
+    for each in scene.measured:
         found[each.sensor.channel].append(each)
-    return dict(found), {token: pose.pose() for token, pose in poses.items()}
+    return dict(found), {each.pose: each.pose.odom_T_base() for each in scene.measured}
 
 
 def test_a_scene_becomes_a_recording_like_our_own(dataset, bags):
@@ -256,7 +260,9 @@ def test_running_twice_keeps_what_is_there(dataset, bags, tmp_path):
     before, times = hashes(tmp_path / 'out'), [p.stat().st_mtime_ns for p in first]
     assert before == hashes(bags[0].parent)  # the same bytes as elsewhere
     shutil.rmtree(first[1])
-    (tmp_path / 'out' / f'.{first[1].name}.unfinished' / 'x').mkdir(parents=True)  # was killed
+    (tmp_path / 'out' / f'.{first[1].name}.unfinished' / first[1].name).mkdir(
+        parents=True
+    )  # was killed
     assert write_bags(dataset, tmp_path / 'out') == first
     assert first[0].stat().st_mtime_ns == times[0]
     assert hashes(tmp_path / 'out') == before
@@ -360,11 +366,11 @@ def test_measurements_that_share_a_pose_are_covered(dataset, tmp_path):
     """Some converters know one pose per sample: transforms still reach the last exposure."""
     folder = copied(dataset, tmp_path)
     name = scene_names(tables_of(folder))[0]
-    lidar = by_channel(folder, name)[0][LIDAR_CHANNEL][0]
+    shared = f'{name}-{LIDAR_CHANNEL}-{by_channel(folder, name)[0][LIDAR_CHANNEL][0].time_us}'
     edit(
         folder,
         'sample_data',
-        lambda content: [{**r, 'ego_pose_token': lidar.pose} for r in content],
+        lambda content: [{**r, 'ego_pose_token': shared} for r in content],
     )
     (bag,) = write_bags(folder, tmp_path / 'out', scenes=[name])
     stamps = [core.stamp_ns(m.transforms[0].header) for _, _, m in read_messages(bag, ['/tf'])]
@@ -426,6 +432,215 @@ def test_real_scenes_become_one_set_each(real, tmp_path):
             assert (out / new['filename']).read_bytes() == (real / was['filename']).read_bytes()
 
 
+# --- one scene of several ------------------------------------------------------------------------
+
+
+def marks(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of change of all that is in a folder."""
+    return {
+        str(p.relative_to(folder)): (p.stat().st_ino, p.stat().st_mtime_ns)
+        for p in folder.rglob('*')
+    }
+
+
+def test_a_damaged_file_fails_its_scene_alone(dataset, bags, tmp_path):
+    folder, out = copied(dataset, tmp_path), tmp_path / 'out'
+    first, second = scene_names(tables_of(folder))
+    sweep = folder / by_channel(folder, first)[0][LIDAR_CHANNEL][1].file
+    sweep.write_bytes(b'1234567')
+    refused(folder, out, rf'^{first}: .*{sweep.name} has 7 bytes')
+    assert [path.name for path in out.iterdir()] == [second]
+    assert hashes(out / second) == hashes(bags[1])
+    before = marks(out)
+    refused(folder, out, rf'^{first}: .*{sweep.name} has 7 bytes')
+    assert marks(out) == before
+    image = folder / by_channel(folder, second)[0]['CAM_BACK'][0].file
+    image.write_bytes(b'')
+    shutil.rmtree(out)
+    refused(folder, out, rf'^2 of 2 scenes failed: {first}: .*; {second}: .*{image.name}')
+    assert not out.exists()
+
+
+def test_scenes_whose_times_or_topics_do_not_fit_fail(dataset, tmp_path):
+    first, second = scene_names(tables_of(dataset))
+
+    def scaled(content):
+        for record in content:
+            if record['token'].startswith(first):
+                record['timestamp'] *= 1000
+
+    def negative(content):
+        for record in content:
+            record['timestamp'] -= 10**18
+
+    def renamed(content):
+        next(r for r in content if r['channel'] == 'CAM_BACK')['channel'] = 'FRONT'
+
+    cases = [
+        ({'sample_data': scaled, 'ego_pose': scaled}, f'^{first}: timestamp 153240292', [second]),
+        ({'ego_pose': scaled}, f'^{first}: timestamp 15324.* of .* or its ego_pose', [second]),
+        ({'sample_data': negative}, '^2 of 2 scenes failed: .*: timestamp -998', []),
+        ({'sensor': renamed}, "channels 'CAM_FRONT' and 'FRONT' would have the same topic", []),
+    ]  # fmt: skip
+    for number, (edits, match, whole) in enumerate(cases):
+        folder, out = copied(dataset, tmp_path / str(number)), tmp_path / str(number) / 'out'
+        for table, change in edits.items():
+            edit(folder, table, change)
+        refused(folder, out, match)
+        assert [p.name for p in out.glob('*')] == whole
+    edit(folder, 'sensor', lambda c: c[0].update(channel='CAM FRONT.2'))
+    edit(folder, 'sample_data', lambda c: c[0].update(timestamp=10**30))
+    refused(folder, out, r'sample_data\.json: a record is damaged')
+
+
+def test_channels_become_names_of_topics():
+    assert sensor_name('CAM_FRONT_LEFT') == 'front_left'
+    assert sensor_name('CAM FRONT.2') == 'front_2'
+    assert sensor_name('CAM_0') == 'cam_0'  # no topic may be called /camera/0/image_raw
+    assert camera_channel(sensor_name('CAM_0')) == 'CAM_0'
+
+
+def test_a_recording_of_other_files_or_records_is_not_taken_for_this_one(dataset, tmp_path):
+    folder, out = copied(dataset, tmp_path), tmp_path / 'out'
+    first, second = scene_names(tables_of(folder))
+    write_bags(folder, out)
+    before = marks(out)
+    images = [each.file for each in by_channel(folder, second)[0]['CAM_BACK']]
+
+    def moved(content):
+        content[0]['translation'][0] += 1.0  # of the first scene
+
+    edit(folder, 'ego_pose', moved)
+    refused(folder, out, rf'^{first}: .*{first} was made from another data set')
+    data = (folder / images[2]).read_bytes()
+    (folder / images[2]).unlink()  # now there are fewer files
+    refused(folder, out, rf'^2 of 2 scenes failed: .*{second} was made from another data set')
+    (folder / images[2]).write_bytes(data + b' ')
+    refused(folder, out, r'^2 of 2 scenes failed')
+    assert marks(out) == before
+    foreign = write_bag(tmp_path / 'foreign' / first)
+    refused(
+        dataset,
+        foreign.parent,
+        rf'{first} exists and is no recording of a nuScenes',
+        scenes=[first],
+    )
+
+
+@pytest.mark.parametrize('size', [0, 7, 5000])
+def test_a_recording_that_was_cut_short_is_made_anew(dataset, bags, tmp_path, size):
+    out = tmp_path / 'out'
+    shutil.copytree(bags[0].parent, out)
+    with (out / bags[0].name / f'{bags[0].name}.mcap').open('r+b') as file:
+        file.truncate(size)
+    kept = marks(out / bags[1].name)
+    write_bags(dataset, out)
+    assert hashes(out) == hashes(bags[0].parent)
+    assert marks(out / bags[1].name) == kept
+
+
+def test_what_a_killed_run_left_vanishes(dataset, bags, tmp_path):
+    """It dies in one scene; the next run wants another one."""
+    out = tmp_path / 'out'
+    process = os.fork()
+    if process == 0:
+        try:
+            write_bags(dataset, out, progress=lambda files: os.kill(os.getpid(), signal.SIGKILL))
+        finally:
+            os._exit(1)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    assert any(path.suffix == '.mcap' for path in out.rglob('*'))
+    write_bags(dataset, out, scenes=[bags[1].name])
+    assert [path.name for path in out.iterdir()] == [bags[1].name]
+
+
+def test_a_full_disk_is_one_line_about_the_output(dataset, tmp_path):
+    out = tmp_path / 'out'
+    with files_of_at_most(30_000):
+        refused(dataset, out, f'^2 of 2 scenes failed: .*{out}/scene-0001: File too large')
+    assert not out.exists()
+
+
+def test_recordings_are_on_the_disk_before_they_appear(dataset, tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.readlink(f'/proc/self/fd/{descriptor}').replace('.scene-0001.', ''))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', noted)
+    (bag,) = write_bags(dataset, tmp_path / 'out', scenes=[scene_names(tables_of(dataset))[0]])
+    work = tmp_path / 'out' / 'unfinished' / bag.name
+    files = [str(work / f'{bag.name}.mcap'), str(work / 'metadata.yaml')]
+    assert sorted(synced[:2]) == sorted(files)
+    assert synced[2:] == [str(work), str(tmp_path / 'out')]
+
+
+def test_millions_of_records_fit_in_memory(tmp_path):
+    """nuScenes' trainval has 2.6 million: 260 bytes each are 700 MB."""
+    records, per_scene = 20_000, 1000
+    folder = tmp_path / 'v1.0-mini'
+    folder.mkdir()
+    tables = {
+        'sensor': [{'token': 's', 'channel': 'CAM_FRONT', 'modality': 'camera'}],
+        'calibrated_sensor': [
+            {'token': 'c', 'sensor_token': 's', **pose_record(np.eye(4)), 'camera_intrinsic': []}
+        ],
+        'scene': [{'token': f's{i}', 'name': f'scene-{i}'} for i in range(20)],
+        'sample': [{'token': f'a{i}', 'scene_token': f's{i}'} for i in range(20)],
+        'sample_data': [
+            {
+                'token': f'{i:032x}',
+                'sample_token': f'a{i // per_scene}',
+                'ego_pose_token': f'{i:032x}',
+                'calibrated_sensor_token': 'c',
+                'timestamp': 10**15 + i,
+                'filename': f'sweeps/CAM_FRONT/n015-2018-07-24__CAM_FRONT__{10**15 + i}.jpg',
+            }
+            for i in range(records)
+        ],
+        'ego_pose': [
+            {'token': f'{i:032x}', 'timestamp': 10**15 + i, **pose_record(np.eye(4))}
+            for i in reversed(range(records))
+        ],
+    }
+    for name, content in tables.items():
+        (folder / f'{name}.json').write_text(json.dumps(content))
+    names = [scene['name'] for scene in tables['scene']]
+    Scenes(folder, names[:1])  # imports and caches
+    nuscenes_reader._CHUNK, chunk = 1 << 14, nuscenes_reader._CHUNK
+    tracemalloc.start()
+    try:
+        scenes = Scenes(folder, names)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        nuscenes_reader._CHUNK = chunk
+    assert peak / records < 200
+    for number, name in enumerate(names):
+        measured = scenes.content(name).measured
+        assert len(measured) == per_scene
+        assert measured[7].pose.time_us == measured[7].time_us == 10**15 + 1000 * number + 7
+        assert measured[7].file.endswith(f'__CAM_FRONT__{measured[7].time_us}.jpg')
+
+
+def test_names_of_files_come_back_whatever_they_are():
+    names = FileNames()
+    given = [
+        ('a/1/1.jpg', 1),
+        ('a/12.jpg', 5),
+        ('a/2.jpg', 2),
+        ('a/3.jpg', 3),
+        ('', 9),
+        ('a/12.jpg', 12),
+    ]
+    numbers = [names.number(file, time_us) for file, time_us in given]
+    assert [names.name(n, time_us) for n, (_, time_us) in zip(numbers, given, strict=True)] == [
+        file for file, _ in given
+    ]
+    assert numbers[2] == numbers[3]
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
@@ -459,7 +674,7 @@ def test_what_is_not_there_is_named(dataset, tmp_path):
         ('sample', '[3]', r'sample\.json: record 0 is no object'),
         ('sample_data', lambda c: c[5].pop('timestamp'), r"sample_data\.json: .*'timestamp'"),
         ('sample_data', lambda c: c[5].update(timestamp='x'), r'sample_data\.json: .* damaged'),
-        ('ego_pose', lambda c: c[:-3], r'ego_pose\.json lacks scene-0002-LIDAR'),
+        ('ego_pose', lambda c: c[:-3], r'ego_pose\.json lacks 3 poses'),
         ('ego_pose', lambda c: c[0].update(rotation=[0, 0, 0, 0]), r'ego_pose\.json: .*rotation'),
         ('ego_pose', lambda c: c[0].update(translation=[1, 2]), r'ego_pose\.json: .*translation'),
         ('calibrated_sensor', lambda c: c[1].update(camera_intrinsic=[]), r'calibrated_sensor of'),

@@ -6,9 +6,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from bev_perception.errors import BagError
-from bev_training.data.paths import is_local, sync_folder, to_path, whole_file, write_whole
+from bev_training.data.paths import inside, is_local, sync_folder, to_path, whole_file, write_whole
 
 
 @pytest.fixture
@@ -56,6 +57,24 @@ def test_a_file_in_an_object_store(memory):
     write_whole(memory / 'a' / 'b.bin', b'ab')
     assert (memory / 'a' / 'b.bin').read_bytes() == b'ab'
     sync_folder(memory)  # nothing to do
+
+
+def test_what_is_inside_a_folder(memory, tmp_path):
+    for folder in (tmp_path / 'x', memory / 'x'):
+        assert inside(folder) == []
+        for name in ('b', 'a/deep', '.hidden'):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(name)
+        assert inside(folder) == [folder / '.hidden', folder / 'a', folder / 'b']
+
+
+def test_a_store_that_does_not_answer_is_not_empty(memory, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError('Slow\nDown')
+
+    monkeypatch.setattr(MemoryFileSystem, 'ls', refuse)
+    with pytest.raises(BagError, match=r'cannot be read: RuntimeError: Slow Down$'):
+        inside(memory)
 
 
 def test_a_file_written_in_place_is_removed_after_an_error(memory):

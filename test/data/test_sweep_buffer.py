@@ -46,10 +46,13 @@ def test_nothing_is_near():
     assert taken(SweepBuffer(10), 0) == []
 
 
-def test_waiting_is_for_what_comes_after_the_frame():
+def test_a_live_lidar_is_waited_for_and_a_dead_one_is_not():
+    assert SweepBuffer(10).may_lack(T0)
     buffer = filled(10, [0, 50])
-    assert buffer.reaches(T0 + 50 * MS)
-    assert not buffer.reaches(T0 + 51 * MS)
+    assert not buffer.may_lack(T0 + 50 * MS)
+    assert buffer.may_lack(T0 + 51 * MS)
+    assert buffer.may_lack(T0 + 500 * MS)
+    assert not buffer.may_lack(T0 + 600 * MS)
 
 
 def test_order_of_arrival_does_not_matter():

@@ -290,7 +290,7 @@ def test_odometry_of_a_frame_above_the_base(tmp_path: Path) -> None:
     entries += [tf([('footprint', 'base_link')], '/tf_static', STAMP_NS - 10**8)]
     assert choose(tmp_path / '1', [*entries, odometry('/o', 'footprint')]).odometry == '/o'
     below = [*entries, odometry('/o', 'front_optical')]
-    with pytest.raises(BagError, match=r"/o \(pose of 'front_optical'\)\. --odom-frame"):
+    with pytest.raises(BagError, match=r"/o \(pose of 'front_optical' in 'odom'\)\. --odom-frame"):
         choose(tmp_path / '2', below)
     match = r"/o gives the pose of 'front_optical', which is neither base_frame 'base_link' nor"
     with pytest.raises(BagError, match=match):
@@ -307,7 +307,9 @@ def test_no_ego_pose(tmp_path: Path) -> None:
     with pytest.raises(BagError, match=match):
         choose(tmp_path / '1', entries, odom_frame='map')
     entries = [*drive(tf=False), odometry('/other')]
-    with pytest.raises(BagError, match=r"/odom \(pose of 'base_link'\), /other \(pose of"):
+    with pytest.raises(
+        BagError, match=r"/odom \(pose of 'base_link' in 'odom'\), /other \(pose of"
+    ):
         choose(tmp_path / '2', entries)
     with pytest.raises(BagError, match=r'has no topic /absent; Odometry and poses are on /odom'):
         choose(tmp_path / '3', drive(), odometry_topic='/absent')
@@ -387,3 +389,19 @@ def test_mount_poses_do_not_matter(tmp_path: Path) -> None:
     data = bytes(messages.TYPESTORE.serialize_cdr(bad, messages.TF))
     entries.insert(0, Entry(entries[0].time_ns, '/tf_static', messages.TF, data, latched=True))
     assert list(cameras(choose(tmp_path, entries))) == ['front']
+
+
+def test_odometry_in_another_frame_than_was_asked_for(tmp_path: Path) -> None:
+    """The default takes it, a frame that was named does not: it may be a slip."""
+    entries = drive(tf=False)
+    with pytest.raises(BagError, match=r"odom_frame 'world'.*\(pose of 'base_link' in 'odom'\)"):
+        choose(tmp_path / '1', entries, odom_frame='world')
+    assert choose(tmp_path / '2', entries).odometry == '/odom'
+
+
+def test_slips_in_names_of_cameras(tmp_path: Path) -> None:
+    infos = {'frnt': '/camera/front/camera_info'}
+    with pytest.raises(BagError, match="camera_info_topics names camera 'frnt'; there are"):
+        choose(tmp_path / '1', drive(), camera_info_topics=infos)
+    with pytest.raises(BagError, match="offsets_s names camera 'frnt'; there are"):
+        choose(tmp_path / '2', drive(), offsets_s={'frnt': 0.01})

@@ -63,4 +63,7 @@ def test_mounting():
     body[2, 3] = 1.5
     assert checks(front=body) == [(AXIS, 'front')]
     assert checks(front=look(pitch_deg=45.0)) == []  # fisheyes look down
-    assert checks(front=look(pitch_deg=80.0)) == [(AXIS, 'front')]
+    assert checks(front=look(pitch_deg=80.0)) == []  # so do cameras for parking
+    assert checks(front=look(pitch_deg=89.0)) == [(AXIS, 'front')]
+    assert checks(front=look(pitch_deg=-70.0)) == [(AXIS, 'front')]  # nothing is up there
+    assert checks(front=look(at=(9, 0, 3))) == []  # a bus

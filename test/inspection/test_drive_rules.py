@@ -15,7 +15,7 @@ from bev_training.data.drive_writer import DriveWriter
 from bev_training.data.drives import Drive
 from bev_training.data.frame import Frame, LidarSweep
 from bev_training.data.settings import KeyFrames
-from bev_training.inspection.drive_measurements import measure_drive
+from bev_training.inspection.drive_measurements import lidar_in_image, measure_drive
 from bev_training.inspection.drive_rules import drive_findings
 from bev_training.inspection.report import inspect_paths
 from bev_training.inspection.rules import RULES
@@ -47,6 +47,21 @@ def found(path: Path, **values) -> set[str]:
     (subject,) = inspect_paths([path], **values)
     assert all(f.text and '\n' not in f.text for f in subject.findings)
     return {finding.rule for finding in subject.findings}
+
+
+def test_the_newest_sweep_of_every_lidar_is_projected(healthy):
+    drive = Drive(healthy)
+    frame = drive.frame(8)
+    (view,) = (view for view in frame.views if view.camera == 'front')
+    number = np.arange(5)[:, None] * (0, 0.1, 0.1)
+
+    def sweep(lidar: str, count: int, x: float) -> LidarSweep:
+        points = ((x, 0, 1.5) + number[:count]).astype('f4')
+        return replace(frame.sweeps[0], lidar=lidar, points=points, ego_T_lidar=np.eye(4))
+
+    sweeps = (sweep('top', 2, 9), sweep('top', 5, 9), sweep('rear', 3, -9))  # oldest first
+    _, seen, _ = lidar_in_image(replace(frame, sweeps=sweeps), view, drive.calibrations)
+    assert seen.tolist() == 5 * [True] + 3 * [False]
 
 
 def moved_after(number: int, *metres: float):
@@ -201,6 +216,26 @@ def test_what_the_writer_never_writes(healthy):
         'points': 0,
     }
     assert rules(**nothing) == {'DRV034'}
+
+
+def test_a_red_light_is_no_gap(healthy):
+    measured = measure_drive(healthy)
+    frames = len(measured.stamps_ns)
+    behind = np.arange(frames) >= 10
+    settings = {**measured.manifest['facts']['settings'], 'every': '2m'}
+    values = {
+        'manifest': {**measured.manifest, 'facts': {'settings': settings}},
+        'stamps_ns': tuple(np.array(measured.stamps_ns) + behind * 60 * 10**9),
+        'sequences': tuple(behind.astype(int)),
+    }
+    assert 'DRV030' not in {f.rule for f in drive_findings(replace(measured, **values))}
+    far = measured.places + behind[:, None] * (500.0, 0.0, 0.0)
+    (gap,) = (
+        f for f in drive_findings(replace(measured, **values, places=far)) if f.rule == 'DRV030'
+    )
+    assert gap.text == '1 gap, the longest 60.1 s'
+    every_set = replace(measured, **{**values, 'manifest': measured.manifest})
+    assert 'DRV030' in {f.rule for f in drive_findings(every_set)}
 
 
 def test_an_unfinished_drive_beside_a_finished_one(healthy, tmp_path):

@@ -104,4 +104,4 @@ def test_samples_are_evenly_thinned():
 def test_nothing_and_one_message():
     assert TopicSeries(ORIGIN).times().messages == 0
     t = series([5]).times()
-    assert (t.messages, t.period_s, t.offset_s) == (1, None, 0.01)
+    assert (t.messages, t.period_s, t.offset_s, t.drift_s) == (1, None, 0.01, None)

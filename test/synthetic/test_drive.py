@@ -19,8 +19,8 @@ from bev_perception.geometry.camera import Camera
 from bev_perception.messages import (
     read_camera,
     read_image,
-    read_pose,
     read_points,
+    read_pose,
     read_transforms,
     stamp_ns,
 )
