@@ -170,9 +170,14 @@ def _numbers(drive: DriveSummary) -> str:
     long = drive.seconds >= 60
     time_said = f'{drive.seconds / 60:.1f} min' if long else f'{drive.seconds:.1f} s'
     return (
-        f'{drive.frames} frames, {drive.images} images, {drive.sweeps} lidar sweeps, '
+        f'{_many(drive.frames, "frame")}, {_many(drive.images, "image")}, '
+        f'{_many(drive.sweeps, "lidar sweep")}, '
         f'{time_said}, {drive.metres:.0f} m, {drive.size_bytes / 1e6:.1f} MB'
     )
+
+
+def _many(count: int, what: str) -> str:
+    return f'{count:,} {what}{"" if count == 1 else "s"}'
 
 
 # What the counts of a drive say; the rest are said by their names.
@@ -185,17 +190,28 @@ _COUNTS = {
     'sets_without_pose': 'sets without a pose',
     'sets_too_few_images': 'sets with too few images',
     'images_damaged': 'damaged images',
+    'images_of_other_size': 'images of another size than CameraInfo says',
+    'images_too_few': 'images in sets with too few',
+    'images_too_wide': 'images too far from their set',
+    'images_stale': 'images from before a jump of the clock',
     'images_without_pose': 'images without a pose',
     'images_late': 'images that came too late',
     'images_twice': 'images that came twice',
     'sweeps_without_pose': 'lidar sweeps without a pose',
     'sweeps_damaged': 'damaged lidar sweeps',
+    'sweeps_twice': 'lidar sweeps that came twice',
+    'sweeps_late': 'lidar sweeps that came too late',
+    'sweeps_of_other_fields': 'lidar sweeps with other fields',
+    'frames_without_sweep': 'frames without a lidar sweep',
     'stamps_from_bag': 'stamps taken from the bag',
     'camera_infos_unusable': 'unusable CameraInfos',
     'transforms_unusable': 'unusable transforms',
     'odometry_unusable': 'unusable poses',
     'messages_unreadable': 'unreadable messages',
     'clock_jumps': 'jumps of the clock',
+    'tf_clock_jumps': "jumps of TF's clock",
+    'lidar_clock_jumps': "jumps of a lidar's clock",
+    'odometry_jumps': 'jumps of the odometry',
 }
 
 

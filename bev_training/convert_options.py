@@ -60,6 +60,8 @@ def config_of(chosen: argparse.Namespace) -> ConvertConfig:
         }
         if chosen.every is not None:
             given['every'] = KeyFrames.parse(chosen.every)
+        if chosen.no_lidar and chosen.lidar:
+            chosen.wrong_usage('--no-lidar contradicts --lidar')
         if chosen.no_lidar:
             given['lidars'] = {}
         elif chosen.lidar:

@@ -75,7 +75,7 @@ class DriveWriter:
         try:
             self._plain = FileWriter(self._folder)
             self._index = IndexWriter(self._plain, self._cameras)
-            self._files = FileWriter(self._folder)
+            self._files = FileWriter(self._folder, hash_later=True)
             self._shards = ShardWriter(self._files, self._shard_bytes)
         except BaseException:
             drive_folder.clear(self._folder)
@@ -93,6 +93,7 @@ class DriveWriter:
         Raises:
             BagError: it cannot be removed.
         """
+        self._files.close()
         if not self._finished:
             self._files.abort()
             self._index.abort()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import cv2
@@ -71,6 +72,10 @@ class ImageEncoder:
             'privacy_sha256': source_sha256(privacy) if privacy else '',
         }
 
+    def takes_long(self, messages: Iterable[Any]) -> bool:
+        """Whether some of the messages have to be encoded, not only handed on."""
+        return self._function is not None or any(hasattr(m, 'encoding') for m in messages)
+
     @property
     def in_order(self) -> bool:
         """Whether images must be given in the order of the recording: a function sees them."""
@@ -92,8 +97,8 @@ class ImageEncoder:
         was_jpeg = False
         if not hasattr(message, 'encoding'):
             size_px = check_image(message)
-            data = byte_array(message.data).tobytes()
-            was_jpeg = data.startswith(b'\xff\xd8')
+            data = byte_array(message.data).data  # a view, not a copy
+            was_jpeg = data[:2] == b'\xff\xd8'
             if self._function is None:
                 suffix = 'jpg' if was_jpeg else 'png'
                 return EncodedImage(

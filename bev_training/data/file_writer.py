@@ -1,20 +1,22 @@
-"""Files that are written one after the other, and hashed on the way while their bytes are still
-in the processor's cache: a thread of its own for it was slower (twice the memory traffic).
+"""Files that are written one after the other and hashed: on the way, or, where they are large, on
+a thread when they are complete. (A thread that writes was slower: twice the memory traffic.)
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from bev_perception.errors import BagError
-from bev_training.data.paths import remote, whole_file
+from bev_training.data.paths import is_local, remote, whole_file
 
 Chunk: TypeAlias = bytes | memoryview  # of bytes
+_PIECE_BYTES = 8_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +52,34 @@ def writing(path: Path) -> Iterator[None]:
         raise BagError(f'{path} cannot be written: {error.strerror or error}') from error
 
 
-class FileWriter:
-    """Writes files, each whole or not at all.
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a local file, hexadecimal; large pieces, so that other threads run.
 
-    Attributes:
-        files: those that are complete, in order.
+    Raises:
+        OSError: it cannot be read.
     """
+    digest, buffer = hashlib.sha256(), bytearray(_PIECE_BYTES)
+    view = memoryview(buffer)
+    with path.open('rb', buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(view[:count])
+    return digest.hexdigest()
 
-    def __init__(self, folder: Path) -> None:
-        """Start with no file open."""
-        self.files: list[WrittenFile] = []
+
+class FileWriter:
+    """Writes files, each whole or not at all."""
+
+    def __init__(self, folder: Path, *, hash_later: bool = False) -> None:
+        """Start with no file open.
+
+        Args:
+            folder: that names are in.
+            hash_later: hash local files when they are complete, on a thread, while the caller
+                goes on; then `close` has to be called.
+        """
+        self._files: list[tuple[str, int, str | Future[str]]] = []
         self._folder = folder
+        self._pool = ThreadPoolExecutor(1) if hash_later and is_local(folder) else None
         self._name = ''
         self._context: AbstractContextManager[BinaryIO] | None = None
 
@@ -89,7 +108,8 @@ class FileWriter:
         with writing(self._folder / self._name):
             for chunk in chunks:
                 self._file.write(chunk)
-                self._hash.update(chunk)
+                if self._pool is None:  # the chunk is still in the processor's cache
+                    self._hash.update(chunk)
                 self._size += len(chunk)
 
     def end(self) -> None:
@@ -102,9 +122,33 @@ class FileWriter:
         if context is not None:
             with writing(self._folder / self._name):
                 context.__exit__(None, None, None)
-            self.files.append(
-                WrittenFile(name=self._name, size_bytes=self._size, sha256=self._hash.hexdigest())
-            )
+            if self._pool is None:
+                digest: str | Future[str] = self._hash.hexdigest()
+            else:
+                digest = self._pool.submit(sha256_of, self._folder / self._name)
+            self._files.append((self._name, self._size, digest))
+
+    @property
+    def files(self) -> list[WrittenFile]:
+        """Those that are complete, in order; waits for their hashes.
+
+        Raises:
+            BagError: a file cannot be read back.
+        """
+        with writing(self._folder):
+            return [
+                WrittenFile(
+                    name=name,
+                    size_bytes=size,
+                    sha256=digest if isinstance(digest, str) else digest.result(),
+                )
+                for name, size, digest in self._files
+            ]
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def abort(self) -> None:
         """Drop the file that is open; nothing of it stays."""

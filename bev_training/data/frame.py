@@ -21,13 +21,13 @@ class EncodedImage:
     """A picture as it is stored.
 
     Attributes:
-        data: bytes of a JPEG or PNG.
+        data: a JPEG or PNG; as read from a recording a view of the message, not a copy.
         suffix: 'jpg' or 'png'.
         size_px: (width, height).
         format: `format` of the CompressedImage that it came in; tells a Bayer mosaic.
     """
 
-    data: bytes
+    data: bytes | memoryview
     suffix: str
     size_px: tuple[int, int]
     format: str

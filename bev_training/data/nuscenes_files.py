@@ -196,7 +196,7 @@ def data_file(name: str, channel: str, time_us: int, suffix: str, *, is_key: boo
     return f'{folder}/{channel}/{name}__{channel}__{time_us}.{suffix}'
 
 
-def write_data(path: Path, data: bytes) -> None:
+def write_data(path: Path, data: bytes | memoryview) -> None:
     """Write one of very many files, whole or not at all; nothing waits for the disk.
 
     Raises:

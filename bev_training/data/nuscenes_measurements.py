@@ -63,7 +63,9 @@ class Measurements:
             self._tables.add('calibrated_sensor', {**record, **lens})
         return token
 
-    def write(self, channel: str, time_us: int, data: bytes, suffix: str, *, is_key: bool) -> str:
+    def write(
+        self, channel: str, time_us: int, data: bytes | memoryview, suffix: str, *, is_key: bool
+    ) -> str:
         """Write a measurement's file and return its name.
 
         Raises:

@@ -57,22 +57,31 @@ def _contents(
     selector: FrameSelector, messages: Iterable[tuple[str, int, Any]], encoder: ImageEncoder
 ) -> Iterator[tuple[LocatedSet, _Contents]]:
     """Yield the key frames in order with their contents, made on threads meanwhile."""
-    waiting: deque[tuple[LocatedSet, Future[_Contents]]] = deque()
+    waiting: deque[tuple[LocatedSet, Future[_Contents] | _Contents]] = deque()
     # A privacy function may follow what it sees from image to image: one thread, in order.
     threads = 1 if encoder.in_order else _THREADS
     with ThreadPoolExecutor(threads, thread_name_prefix='encode') as pool:
         try:
             for located in _located(selector, messages):
-                waiting.append((located, pool.submit(_made, located, encoder)))
-                if len(waiting) > _AHEAD:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
+                # What is only handed on is not worth waking a thread.
+                long = encoder.takes_long(message for _, message in located.images.values())
+                made = pool.submit(_made, located, encoder) if long else _made(located, encoder)
+                waiting.append((located, made))
+                while waiting and (len(waiting) > _AHEAD or not isinstance(waiting[0][1], Future)):
+                    yield _taken(waiting)
             while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
+                yield _taken(waiting)
         finally:
-            for _, future in waiting:
-                future.cancel()
+            for _, contents in waiting:
+                if isinstance(contents, Future):
+                    contents.cancel()
+
+
+def _taken(
+    waiting: deque[tuple[LocatedSet, Future[_Contents] | _Contents]],
+) -> tuple[LocatedSet, _Contents]:
+    located, contents = waiting.popleft()
+    return located, contents.result() if isinstance(contents, Future) else contents
 
 
 def _located(

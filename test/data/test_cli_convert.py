@@ -334,7 +334,7 @@ def test_the_count_of_what_was_left_out(
     outcome = Outcome(done=(drive,), kept=(), failed={})
     monkeypatch.setattr(jobs, 'convert_bags', lambda *_, **__: outcome)
     lines = run(capsys, bags, 'x')[1].splitlines()
-    assert lines[0] == 'x/a: 1 frames, 2 images, 3 lidar sweeps, 1.5 min, 4 m, 5.0 MB'
+    assert lines[0] == 'x/a: 1 frame, 2 images, 3 lidar sweeps, 1.5 min, 4 m, 5.0 MB'
     assert lines[1] == '  left out or repaired: 2 damaged images, 1 new reason'
 
 
