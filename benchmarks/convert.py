@@ -4,8 +4,8 @@
 
 Writes a recording of six 1600x900 JPEG cameras (440 kB an image, 12 Hz), a lidar (30,000 points,
 20 Hz) and TF at 50 Hz of a vehicle at 10 m/s; then reads and converts it in turn, first from the
-page cache, then from the disk, and prints the ratios, how much faster than real time it was, and the
-peak memory of a conversion of its own. In a folder that lies in memory, no disk is waited for.
+page cache, then from the disk, and prints the ratios, how much faster than real time it was, and
+the peak memory of a conversion of its own. In a folder in memory, no disk is waited for.
 """
 
 from __future__ import annotations
