@@ -15,4 +15,4 @@ cp "$work/demo/demo.png" docs/demo.png
 .venv/bin/bev synth "$work/drive" --seconds 2 --size 640x360 --no-image-truth
 .venv/bin/bev convert "$work/drive/bag" "$work/frames"
 .venv/bin/bev inspect "$work/frames" --png "$work/plots"
-cp "$work/plots/000.png" docs/data.png
+cp "$work"/plots/000*.png docs/data.png

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from pathlib import Path
@@ -97,6 +98,8 @@ def seen_by_the_node(
         node.close()
         node.destroy_node()
         rclpy.shutdown(context=context)
+        del executor, node
+        gc.collect()  # a node refers to itself; its participant would stay for later tests to meet
     return seen
 
 
