@@ -27,7 +27,8 @@ OPTIONS = {
     'libx265': {
         'preset': 'ultrafast',
         'tune': 'zerolatency',
-        'x265-params': 'log-level=none:repeat-headers=1:crf=15',
+        # one thread: what several make differs from run to run
+        'x265-params': 'log-level=none:repeat-headers=1:crf=15:pools=none:frame-threads=1',
     },
     'libvpx-vp9': {'deadline': 'realtime', 'cpu-used': '8', 'lag-in-frames': '0', 'crf': '15'},
     'libsvtav1': {'preset': '10', 'crf': '15', 'svtav1-params': 'pred-struct=1'},

@@ -126,12 +126,13 @@ def test_a_lost_packet_ends_the_stream_until_the_next_key_picture(codec, origina
     assert_like(numbers, found, originals)
 
 
-@pytest.mark.parametrize('encoder', ['libx264', 'libx265'])
 @pytest.mark.parametrize('broken', [4, 10])
-def test_a_cut_packet_ends_the_stream_until_the_next_key_picture(encoder, broken):
+def test_a_cut_packet_ends_the_stream_until_the_next_key_picture(broken):
+    """Of H.264; in H.265 a cut may look like the end of a picture."""
+    encoder = 'libx264'
     if not has(encoder):
         pytest.skip(f'this build of PyAV has no encoder {encoder}')
-    originals = small_video.moving_images(COUNT, (320, 240))  # H.265 notices from block to block
+    originals = small_video.moving_images(COUNT, (320, 240))
     packets = small_video.packets(originals, encoder)
     packets[broken] = packets[broken][: len(packets[broken]) // 2]
     numbers, found, counts = decode(packets, CODECS[encoder])
