@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from bev_perception.errors import BagError, BevError
 from bev_training import option_types
 from bev_training.convert_options import ONLY_BAGS, add_settings, config_of
+from bev_training.inspection.findings import plural
 
 if TYPE_CHECKING:
     from bev_training.data.jobs import Outcome, Progress
@@ -170,14 +171,10 @@ def _numbers(drive: DriveSummary) -> str:
     long = drive.seconds >= 60
     time_said = f'{drive.seconds / 60:.1f} min' if long else f'{drive.seconds:.1f} s'
     return (
-        f'{_many(drive.frames, "frame")}, {_many(drive.images, "image")}, '
-        f'{_many(drive.sweeps, "lidar sweep")}, '
+        f'{plural(drive.frames, "frame")}, {plural(drive.images, "image")}, '
+        f'{plural(drive.sweeps, "lidar sweep")}, '
         f'{time_said}, {drive.metres:.0f} m, {drive.size_bytes / 1e6:.1f} MB'
     )
-
-
-def _many(count: int, what: str) -> str:
-    return f'{count:,} {what}{"" if count == 1 else "s"}'
 
 
 # What the counts of a drive say; the rest are said by their names.

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from bev_perception.errors import BagError, ConfigError
-from bev_perception.messages import frame_id
 from bev_training.data.bag_reader import Recording
 from bev_training.data.camera_topics import CameraTopics, choose_cameras
 from bev_training.data.ego_topics import choose_odometry
 from bev_training.data.frame_trees import FrameTrees, look_at_frames
 from bev_training.data.settings import ConvertConfig
+from bev_training.data.video import sensor_frame_id
 
-__all__ = ['CameraTopics', 'RigTopics', 'choose_topics', 'first_frame', 'message_frame']
+__all__ = ['CameraTopics', 'RigTopics', 'choose_topics', 'first_frame']
 
 POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
 TF = 'tf2_msgs/msg/TFMessage'
@@ -81,11 +80,6 @@ def choose_topics(recording: Recording, config: ConvertConfig) -> RigTopics:
     return RigTopics(cameras=cameras, lidars=lidars, tf=tf, tf_static=tf_static, odometry=odometry)
 
 
-def message_frame(message: Any) -> str:
-    """Return the frame that a sensor's message names, without a leading slash."""
-    return frame_id(message.header if hasattr(message, 'header') else message)
-
-
 def first_frame(recording: Recording, topic: str) -> str:
     """Return the frame of a topic's first message.
 
@@ -96,7 +90,7 @@ def first_frame(recording: Recording, topic: str) -> str:
     if first is None:
         problem = recording.first_problem.get(topic, 'it has none')
         raise BagError(f'{recording.path}: no message of {topic} can be read: {problem}')
-    frame = message_frame(first[1])
+    frame = sensor_frame_id(first[1])
     if not frame:
         raise BagError(f'{recording.path}: messages of {topic} have an empty frame_id')
     return frame

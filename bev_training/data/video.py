@@ -106,8 +106,10 @@ def image_size(message: Any) -> tuple[int, int]:
     return check_image(message)
 
 
-def video_frame_id(message: Any) -> str:
-    """Return a video message's optical frame, without a leading slash."""
+def sensor_frame_id(message: Any) -> str:
+    """Return the frame that a sensor's message names, without a leading slash; foxglove's video
+    names it without a header.
+    """
     return frame_id(message.header if hasattr(message, 'header') else message)
 
 
@@ -169,7 +171,7 @@ class VideoDecoder:
             finished += self.flush()  # what came before the gap is whole
         if self._codec is None:
             self._start(data)
-        self._inside[self._number] = (stamp_ns, video_frame_id(message))
+        self._inside[self._number] = (stamp_ns, sensor_frame_id(message))
         packet = self._av.Packet(data)
         packet.pts = self._number
         self._number += 1

@@ -10,7 +10,7 @@ from typing import Any
 from bev_perception.messages import frame_id, stamp_ns
 from bev_training.inspection.topic_series import TopicSeries, TopicTimes
 
-JUMP_M, JUMP_MPS = 5.0, 60.0  # both exceeded from one sample to the next, as for key frames
+JUMP_M, JUMP_MPS = 5.0, 60.0  # both exceeded from one sample to the next
 _FARTHEST_M = 1e9
 _KEPT = 512  # samples: a tree may have a hundred moving frames
 

@@ -12,7 +12,7 @@ import pytest
 from bev_perception import images
 from bev_perception.errors import ConfigError, MessageError
 from bev_perception.messages import read_image
-from bev_training.data.video import FFMPEG, FOXGLOVE, VideoDecoder, video_frame_id, video_stamp_ns
+from bev_training.data.video import FFMPEG, FOXGLOVE, VideoDecoder, sensor_frame_id, video_stamp_ns
 from bev_training.data.video_gaps import GapFinder
 from test.factories import STAMP_NS
 
@@ -254,7 +254,7 @@ def test_messages_of_a_recording(kind, h264, originals):
         cdr = write(data, STAMP_NS + i, '/front_optical')
         received = small_video.TYPES.deserialize_cdr(cdr, kind)
         assert video_stamp_ns(received) == STAMP_NS + i
-        assert video_frame_id(received) == 'front_optical'
+        assert sensor_frame_id(received) == 'front_optical'
         ((stamp_ns, image),) = decoder.push(received, video_stamp_ns(received))
         assert stamp_ns == STAMP_NS + i and image.header.frame_id == 'front_optical'
         assert psnr(read_image(image), originals[i]) > 30
