@@ -29,6 +29,7 @@ class ModelConfig:
         image_size_px: (width, height) of the images that the network sees.
         backbone: timm model name.
         channels: width of image features and of the BEV plane.
+        center_offset: whether it also tells where objects have their middles (two more heads).
         mean: RGB mean of the normalisation, for pixels in [0, 1].
         std: RGB standard deviation, likewise.
     """
@@ -39,6 +40,7 @@ class ModelConfig:
     image_size_px: tuple[int, int] = (400, 224)
     backbone: str = 'tf_efficientnet_lite0'
     channels: int = 64
+    center_offset: bool = False
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
@@ -75,6 +77,8 @@ class ModelConfig:
             raise ConfigError(f'grid is {self.grid}; it must be a BevGrid with whole z_cells')
         if not _is_whole(self.channels) or self.channels < 8 or self.channels % 8:
             raise ConfigError(f'channels is {self.channels}; it must be a multiple of 8')
+        if not isinstance(self.center_offset, bool):
+            raise ConfigError(f'center_offset is {self.center_offset!r}; it must be true or false')
         if not all(math.isfinite(value) for value in self.mean):
             raise ConfigError(f'mean is {self.mean}; it must be finite')
         if not all(math.isfinite(value) and value > 0 for value in self.std):

@@ -1,0 +1,149 @@
+"""A training sample: the view set of one instant, its labels, boxes and lidar points.
+
+Whatever has labelled instants is a `SampleSource`: converted drives with labels, a data set in
+nuScenes' format. Everything after it (augmentation, batches, training, scores) knows only this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bev_perception.geometry.grid import BevGrid
+from bev_perception.shapes import Array, Index, Mask
+from bev_perception.views import ViewSet
+
+# Objects seen to at most this share count as hidden (nuScenes' visibility level 1).
+HIDDEN_UP_TO = 0.4
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LabelGrids:
+    """What is where, in a grid of the gravity-aligned ego frame.
+
+    Attributes:
+        classes: names along axis C.
+        positive: (C, Y, X) bool, cells of the class, whatever can be seen of it.
+        hidden: (C, Y, X) bool, a part of `positive`: cells that belong to the class only through
+            objects that are hardly visible (`HIDDEN_UP_TO`). One convention counts them as
+            positive ('all'), the other leaves them out ('visible').
+        known: (Y, X) bool, cells for which the truth is known.
+    """
+
+    classes: tuple[str, ...]
+    positive: Mask
+    hidden: Mask
+    known: Mask
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GroundBoxes:
+    """Objects as boxes that stand upright in the gravity-aligned ego frame, N of them.
+
+    Attributes:
+        names: (N,) the class of each, one of `label_classes.OBJECTS`.
+        center_m: (N, 3) middle.
+        size_m: (N, 3) length, width, height.
+        yaw_rad: (N,) heading, 0 along x, positive to the left.
+        visibility: (N,) 0..1, the share that the cameras see.
+        lidar_points: (N,) number of lidar points inside, -1 where nobody counted.
+    """
+
+    names: tuple[str, ...]
+    center_m: Array
+    size_m: Array
+    yaw_rad: Array
+    visibility: Array
+    lidar_points: Index
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sample:
+    """One labelled instant; all of it refers to the same ego frame.
+
+    Attributes:
+        key: names it in its source, such as `drive-0003/000012`.
+        view_set: images, cameras and poses.
+        labels: grids.
+        boxes: objects.
+        points_m: (n, 3) lidar points, ego frame; no rows without a lidar.
+    """
+
+    key: str
+    view_set: ViewSet
+    labels: LabelGrids
+    boxes: GroundBoxes
+    points_m: npt.NDArray[np.float32]
+
+
+class SampleSource(Protocol):
+    """Labelled instants in a fixed order: by scene, then by time. Can be pickled, and forked."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes of its labels, as they were asked for."""
+
+    @property
+    def grid(self) -> BevGrid:
+        """Grid of its labels."""
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of all cameras that its samples may have, in the rig's order."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Name of each sample; unique, the same on every machine."""
+
+    @property
+    def scenes(self) -> Sequence[str]:
+        """The scene or drive that each sample belongs to."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def view_set(self, i: int, *, at_least_px: tuple[int, int] | None = None) -> ViewSet:
+        """Decode the images of a sample, JPEGs shrunk down to `at_least_px` (width, height)."""
+
+    def labels(self, i: int) -> LabelGrids:
+        """Return the grids of a sample."""
+
+    def boxes(self, i: int) -> GroundBoxes:
+        """Return the objects of a sample."""
+
+    def points(self, i: int) -> npt.NDArray[np.float32]:
+        """Return the lidar points of a sample, (n, 3), ego frame, motion undone."""
+
+    def facts(self, i: int) -> Mapping[str, str]:
+        """Return what else is known of a sample, such as its weather or its place."""
+
+
+def read_sample(
+    source: SampleSource,
+    i: int,
+    *,
+    at_least_px: tuple[int, int] | None = None,
+    points: bool = False,
+) -> Sample:
+    """Read all of a sample.
+
+    Args:
+        source: where it is.
+        i: its number.
+        at_least_px: (width, height) that a JPEG may be shrunk to while decoding.
+        points: also read the lidar; training on images does not need it.
+
+    Raises:
+        BevError: something of it is missing or damaged.
+    """
+    return Sample(
+        key=source.keys[i],
+        view_set=source.view_set(i, at_least_px=at_least_px),
+        labels=source.labels(i),
+        boxes=source.boxes(i),
+        points_m=source.points(i) if points else np.empty((0, 3), np.float32),
+    )

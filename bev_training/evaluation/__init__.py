@@ -1,0 +1,1 @@
+"""Scores of a checkpoint on labelled data, as figures, text and pictures."""

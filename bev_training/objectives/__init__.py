@@ -1,0 +1,1 @@
+"""Ways of training, one file each; all have the shape of `segmentation.SegmentationObjective`."""
