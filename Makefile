@@ -18,7 +18,7 @@ unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PA
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev demo lint test test-all format clean clean-all
+.PHONY: help env env-train env-dev demo lint test test-all format clean clean-all
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,10 @@ help: ## this list
 env: ## set up .venv for the node and the demo
 	@PYTHON="$(PYTHON)" pip_ros/install.sh $(VENV)
 
-env-dev: ## set up .venv for the tests as well
+env-train: ## set up .venv for training as well
+	@PYTHON="$(PYTHON)" pip_ros/install.sh $(VENV) train
+
+env-dev: ## set up .venv for training and the tests as well
 	@PYTHON="$(PYTHON)" pip_ros/install.sh $(VENV) dev
 
 demo: env ## a synthetic drive through the node, with pictures of what comes out

@@ -24,7 +24,8 @@ from bev_perception.geometry.camera import Camera
 from bev_perception.model.bev_model import BevModel
 from bev_perception.model.config import ModelConfig
 from bev_perception.model.fold import folded
-from bev_perception.model.lift import build_table, lift, lift_with_table
+from bev_perception.model.lift import lift
+from bev_perception.model.lift_table import build_table, lift_with_table
 from bev_perception.predictor import Predictor
 from bev_perception.preprocess import prepare
 from bev_perception.views import CameraView, ViewSet
@@ -98,7 +99,7 @@ def make_stages(config: ModelConfig) -> Mapping[str, Callable[[], object]]:
         )
 
     kept = table()
-    volume = lift_with_table(features, kept)
+    volume = lift_with_table(features[None], kept)
 
     def sampled():
         args = (inputs.K, inputs.ego_T_cam, inputs.live)
@@ -107,8 +108,8 @@ def make_stages(config: ModelConfig) -> Mapping[str, Callable[[], object]]:
     return {
         'prepare': lambda: prepare(view_set, config),
         'table': table,
-        'lift, table': lambda: lift_with_table(features, kept),
-        'table + lift': lambda: lift_with_table(features, table()),
+        'lift, table': lambda: lift_with_table(features[None], kept),
+        'table + lift': lambda: lift_with_table(features[None], table()),
         'lift, grid_sample': sampled,
         'encoder, plain': lambda: plain.encoder(images),
         'encoder, folded': lambda: fast.encoder(images),

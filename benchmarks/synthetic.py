@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from bev_perception.geometry.grid import BevGrid
-from bev_training.cli import _size
+from bev_training.option_types import size_px
 from bev_training.synthetic.drive import DriveConfig, write_drive
 from bev_training.synthetic.frames import boxes_near, exposure_times_s
 from bev_training.synthetic.lidar import sweep
@@ -174,7 +174,7 @@ def drives(size: tuple[int, int], seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--size', type=_size, default=(400, 224), metavar='WxH')
+    parser.add_argument('--size', type=size_px, default=(400, 224), metavar='WxH')
     parser.add_argument('--weather', default='clear')
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('--drive-seconds', type=float, default=4.0, help='0: no drives')

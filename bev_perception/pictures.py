@@ -20,11 +20,15 @@ COLORS: dict[str, tuple[int, int, int]] = {
     'carpark_area': (121, 85, 72),
     'walkway': (141, 110, 99),
     'ped_crossing': (255, 202, 40),
+    'road_boundary': (236, 64, 122),
     'road_divider': (255, 112, 67),
     'lane_divider': (255, 241, 118),
+    'divider': (255, 167, 38),
+    'ped_crossing_line': (174, 213, 129),
     'vehicle': (66, 165, 245),
+    'pedestrian': (206, 147, 216),
 }
-_SPARE = ((102, 187, 106), (236, 64, 122), (171, 71, 188), (38, 198, 218), (255, 167, 38))
+_SPARE = ((102, 187, 106), (171, 71, 188), (38, 198, 218), (239, 83, 80), (220, 231, 117))
 
 
 def class_color(name: str, index: int) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from bev_perception.geometry.camera import Camera
 from bev_perception.model.backbone import STRIDE
 from bev_perception.model.bev_model import BevModel
 from bev_perception.model.fold import folded
-from bev_perception.model.lift import LiftTable, build_table
+from bev_perception.model.lift_table import LiftTable, build_table
 from bev_perception.model.tensors import BevInputs
 from bev_perception.preprocess import prepare
 from bev_perception.shapes import Mask

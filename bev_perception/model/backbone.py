@@ -16,6 +16,14 @@ from bev_perception.model.norm import instance_norm
 import timm  # isort: skip
 
 STRIDE = 8
+# Width of the mixing convolutions: (at most, per channel of the features). SimpleBEV's for 128.
+_MIX_WIDTH = {
+    'tf_efficientnet_lite0': (128, 2),
+    'efficientnet_b0': (128, 2),
+    'resnet18': (256, 2),
+    'resnet50': (512, 4),
+    'resnet101': (512, 4),
+}
 
 
 class ImageEncoder(nn.Module):
@@ -32,7 +40,8 @@ class ImageEncoder(nn.Module):
             out_indices=(2, 3),
         )
         skip, deep = self.trunk.feature_info.channels()
-        width = max(channels, min(skip + deep, 2 * channels))
+        most, per_channel = _MIX_WIDTH[backbone]
+        width = max(channels, min(most, per_channel * channels))
         self.mix = nn.Sequential(
             nn.Conv2d(skip + deep, width, 3, padding=1, bias=False),
             instance_norm(width),

@@ -33,8 +33,11 @@ class BevNet(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Compress heights (folded height-major) and refine the plane."""
-        b, c, z, y, x = features.shape
-        plane: Tensor = self.compress(features.transpose(1, 2).reshape(b, z * c, y, x))
+        # Of a lifted volume this is a view, in channels_last. `reshape` gives a batch of one other
+        # strides, of the same meaning, in which convolutions do not know channels_last: they would
+        # copy the largest tensor of the network, forward and backward.
+        heights = features.permute(0, 3, 4, 2, 1).flatten(3).permute(0, 3, 1, 2)
+        plane: Tensor = self.compress(heights)
         half = self.down1(self.stem(plane))
         quarter = self.down2(half)
         out: Tensor = self.up2(self.down3(quarter), quarter)

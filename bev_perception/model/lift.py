@@ -2,13 +2,12 @@
 
 Harley et al., "Simple-BEV", 2023, section 3, in the gravity-aligned ego frame and half-pixel
 correct: pixel u of the image is feature (u + 0.5) / stride - 0.5. A voxel is seen by a camera when
-its centre lies in front of it and inside its image. `lift` is the differentiable form for
-training; `LiftTable` is the same as a sparse matrix, for inference.
+its centre lies in front of it and inside its image. `lift` is the plain form; `lift_table` does
+the same as a sparse matrix, many times faster.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -61,21 +60,47 @@ def project(
     Returns:
         (..., p, 2) pixels, finite everywhere, and (..., p) whether the camera sees the point.
     """
+    x, y, z = points_ego.unbind(-1)
+    u, v, seen = project_xyz(x, y, z, K, ego_T_cam, size_px)
+    return torch.stack([u, v], -1), seen
+
+
+def project_xyz(
+    x: Tensor, y: Tensor, z: Tensor, K: Tensor, ego_T_cam: Tensor, size_px: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Project points whose coordinates are given apart, so that a grid's need not be spread out.
+
+    Args:
+        x: metres, of any shape that broadcasts with `y` and `z`.
+        y: likewise.
+        z: likewise.
+        K: (..., 3, 3), see `project`.
+        ego_T_cam: (..., 4, 4).
+        size_px: (width, height) of the images.
+
+    Returns:
+        u, v and whether the camera sees the point, each (..., shape of the points).
+    """
     # K · cam_T_ego in one affine map; R is orthonormal, so its inverse is its transpose. Neither
     # float64 nor sums are touched by autocast and TF32, which would cost several pixels.
     R, t = ego_T_cam[..., :3, :3].double(), ego_T_cam[..., :3, 3].double()
     A = K.double() @ R.transpose(-1, -2)
-    b = -(A @ t[..., None])[..., None, :, 0].to(points_ego.dtype)
-    x_to_q, y_to_q, z_to_q = A.to(points_ego.dtype)[..., None, :, :].unbind(-1)
-    x, y, z = points_ego[:, None].unbind(-1)
-    q = x * x_to_q + y * y_to_q + z * z_to_q + b
-    z = q[..., 2]
-    front = z > _NEAR_M
-    uv = q[..., :2] / torch.where(front, z, torch.ones_like(z))[..., None]
+    b = -(A @ t[..., None])[..., 0]
+    dims = max(x.ndim, y.ndim, z.ndim)
+
+    def coordinate(row: int) -> Tensor:
+        factors = torch.cat([A[..., row, :], b[..., row, None]], -1).to(x.dtype)
+        to_x, to_y, to_z, shift = factors[(..., *[None] * dims, slice(None))].unbind(-1)
+        return (x * to_x + y * to_y + z * to_z).add_(shift)
+
+    depth = coordinate(2)
+    seen = depth > _NEAR_M
+    depth = torch.where(seen, depth, 1)
+    u, v = coordinate(0).div_(depth), coordinate(1).div_(depth)
     width, height = size_px
-    u, v = uv[..., 0], uv[..., 1]
-    inside = (u >= -0.5) & (u < width - 0.5) & (v >= -0.5) & (v < height - 0.5)
-    return uv, front & inside
+    seen &= (u >= -0.5) & (u < width - 0.5)
+    seen &= (v >= -0.5) & (v < height - 0.5)
+    return u, v, seen
 
 
 @lru_cache(maxsize=4)
@@ -121,94 +146,3 @@ def lift(
     return FeatureVolume(
         features=mean.reshape(b, c, *grid.shape), valid=(count > 0).reshape(b, *grid.shape)
     )
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class LiftTable:
-    """`lift` of one view set as a sparse matrix: voxels x feature pixels, for fixed cameras.
-
-    Attributes:
-        pixels: (k,) int32 feature pixels, indices into (n · hf · wf).
-        weights: (k,) float32 bilinear weights divided by the number of cameras.
-        offsets: (y · x · z,) int32 where each voxel's entries start; z fastest.
-        valid: (z, y, x) bool.
-    """
-
-    pixels: Tensor
-    weights: Tensor
-    offsets: Tensor
-    valid: Tensor
-
-
-def build_table(
-    K: Tensor,
-    ego_T_cam: Tensor,
-    live: Tensor,
-    *,
-    grid: BevGrid,
-    size_px: tuple[int, int],
-    feature_px: tuple[int, int],
-) -> LiftTable:
-    """Make the table of one view set.
-
-    Args:
-        K: (n, 3, 3), `ego_T_cam`: (n, 4, 4), `live`: (n,).
-        ego_T_cam: see K.
-        live: see K.
-        grid: the volume.
-        size_px: (width, height) of the images.
-        feature_px: (width, height) of the feature maps.
-    """
-    z, y, x = grid.shape
-    points = voxel_centers(grid, K.device)
-    points = points.reshape(z, y * x, 3).transpose(0, 1).reshape(-1, 3)  # z fastest
-    uv, seen = project(points, K, ego_T_cam, size_px)
-    seen = seen & live[:, None]
-    count = seen.sum(0)
-    voxel, cam = seen.T.nonzero(as_tuple=True)  # sorted by voxel
-    width, height = feature_px
-    scale = uv.new_tensor([width / size_px[0], height / size_px[1]])
-    at = (uv[cam, voxel] + 0.5) * scale - 0.5
-    low = at.floor()
-    frac = at - low
-    # Clamping after weighing continues the map past its border, as `sample` does.
-    x0, x1 = (low[:, 0] + d for d in (0, 1))
-    y0, y1 = (low[:, 1] + d for d in (0, 1))
-    columns = torch.stack([x0, x1, x0, x1], 1).clamp(0, width - 1)
-    rows = torch.stack([y0, y0, y1, y1], 1).clamp(0, height - 1)
-    fx, fy = frac[:, 0], frac[:, 1]
-    weights = (
-        torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], 1)
-        / count[voxel, None]
-    )
-    pixels = (cam[:, None] * height + rows) * width + columns
-    offsets = 4 * (count.cumsum(0) - count)
-    return LiftTable(
-        pixels=pixels.reshape(-1).int(),
-        weights=weights.reshape(-1),
-        offsets=offsets.int(),
-        valid=(count > 0).reshape(y, x, z).permute(2, 0, 1),
-    )
-
-
-def lift_with_table(features: Tensor, table: LiftTable) -> Tensor:
-    """Apply a table.
-
-    Args:
-        features: (n, c, hf, wf) of the view set that the table was made for.
-        table: from `build_table`.
-
-    Returns:
-        (1, c, z, y, x), laid out in memory as (y, x, z, c).
-    """
-    z, y, x = table.valid.shape
-    c = features.shape[1]
-    rows = features.permute(0, 2, 3, 1).reshape(-1, c)
-    out = F.embedding_bag(
-        table.pixels,
-        rows,
-        table.offsets,
-        mode='sum',
-        per_sample_weights=table.weights.to(rows.dtype),
-    )
-    return out.reshape(1, y, x, z, c).permute(0, 4, 3, 1, 2)

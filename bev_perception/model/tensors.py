@@ -44,7 +44,12 @@ class BevPrediction:
     Attributes:
         logits: (b, class, y, x), independent per class.
         valid: (b, y, x) bool, whether a live camera sees any height of the cell.
+        center: (b, 1, y, x) logits that an object's middle is here; None where not asked for.
+        offset: (b, 2, y, x) from a cell's centre to the middle of the object in it, in cells along
+            x and y; None where not asked for.
     """
 
     logits: Tensor
     valid: Tensor
+    center: Tensor | None = None
+    offset: Tensor | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 from typing import Any
 
-import numpy as np
 from cv_bridge import CvBridge
 from geometry_msgs.msg import Pose
 from nav_msgs.msg import MapMetaData, OccupancyGrid
@@ -17,7 +16,7 @@ from std_msgs.msg import Header
 from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.model.config import ModelConfig
-from bev_perception.occupancy import to_cells
+from bev_perception.occupancy import combine, grid_origin, to_cells
 from bev_perception.pictures import draw_bev, draw_ground_mosaic
 from bev_perception.predictor import Probabilities
 from bev_perception.ros.params import BevNodeParams
@@ -89,24 +88,10 @@ class GridOutput:
         return header
 
 
-def combine(cells: Cells, channels: list[int]) -> Cells:
-    """Return the largest value of some classes per cell; unknown stays unknown."""
-    if not channels:
-        return np.where(cells[0] < 0, cells[0], np.zeros_like(cells[0]))
-    combined: Cells = cells[channels].max(axis=0)
-    return combined
-
-
 def map_metadata(grid: BevGrid, base_T_ego: Rigid, header: Header) -> MapMetaData:
-    """Describe the grid: its origin is the lower corner of cell (0, 0), on the ground plane.
-
-    The grid lies in the gravity-aligned ego frame; seen from the body frame it is tilted by the
-    vehicle's roll and pitch, which is the origin's orientation.
-    """
+    """Describe the grid; see `occupancy.grid_origin`."""
     _, rows, columns = grid.shape
-    ego_T_origin = np.eye(4)
-    ego_T_origin[:2, 3] = grid.x_range_m[0], grid.y_range_m[0]
-    base_T_origin = base_T_ego @ ego_T_origin
+    base_T_origin = grid_origin(grid, base_T_ego)
     pose = Pose()
     pose.position.x, pose.position.y, pose.position.z = map(float, base_T_origin[:3, 3])
     quat = map(float, rigid.to_quat_xyzw(base_T_origin))

@@ -11,15 +11,21 @@ from bev_training.data.drive_index import INDEX
 from bev_training.data.drive_manifest import CALIBRATION, MANIFEST
 from bev_training.data.paths import PART, inside, is_local
 from bev_training.data.shards import FOLDER
+from bev_training.folders import REPLACING
+
+LABELS = 'labels'  # a folder; outlives a drive that is converted anew, which has the same frames
 
 _FILES = frozenset(
     name for file in (MANIFEST, CALIBRATION, INDEX) for name in (file, f'.{file}{PART}')
 )
+_LABELS = frozenset((LABELS, *(f'.{LABELS}{ending}' for ending in REPLACING)))
 _SHARD = re.compile(rf'[0-9]{{6,}}\.tar|\.[0-9]{{6,}}\.tar{re.escape(PART)}')
 
 
 def listed(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return what is in a drive's folder and its folder of shards: our files, everything else.
+
+    Labels are neither.
 
     Raises:
         OSError: it cannot be read.
@@ -31,7 +37,7 @@ def listed(folder: Path) -> tuple[list[Path], list[Path]]:
             for shard in sorted(path.iterdir()):
                 whole = bool(_SHARD.fullmatch(shard.name)) and _is_plain(shard)
                 (ours if whole else foreign).append(shard)
-        else:
+        elif not (path.name in _LABELS and path.is_dir()):
             (ours if path.name in _FILES and _is_plain(path) else foreign).append(path)
     return ours, foreign
 

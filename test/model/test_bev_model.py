@@ -13,7 +13,7 @@ from bev_perception.model.backbone import STRIDE, ImageEncoder
 from bev_perception.model.bev_model import BevModel
 from bev_perception.model.config import BACKBONES
 from bev_perception.model.fold import folded
-from bev_perception.model.lift import build_table
+from bev_perception.model.lift_table import build_table
 from bev_perception.model.norm import instance_norm
 from bev_perception.model.tensors import BevInputs
 from bev_perception.preprocess import prepare

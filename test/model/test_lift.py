@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bev_perception.geometry.grid import BevGrid
-from bev_perception.model.lift import build_table, lift, lift_with_table, project, sample
+from bev_perception.model.lift import lift, project, sample
+from bev_perception.model.lift_table import build_table, lift_with_table
 
 from ..factories import look, make_camera, make_rig
 
@@ -101,7 +102,7 @@ def run_table(features, K, ego_T_cam, live, **values):
     table = build_table(
         K, ego_T_cam, torch.as_tensor(np.asarray(live)), feature_px=tuple(feature_px), **values
     )
-    return lift_with_table(features, table)[0].numpy(), table.valid.numpy()
+    return lift_with_table(features[None], table)[0].numpy(), table.valid[0].numpy()
 
 
 # --- against the plain loop ----------------------------------------------------------------------

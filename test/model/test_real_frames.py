@@ -16,7 +16,7 @@ from bev_perception.geometry import rigid
 from bev_perception.geometry.camera import Camera
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.model.config import ModelConfig
-from bev_perception.model.lift import build_table
+from bev_perception.model.lift_table import build_table
 from bev_perception.preprocess import prepare, to_pinhole
 from bev_perception.views import CameraView, ViewSet
 
@@ -139,7 +139,7 @@ def test_coverage_is_that_of_the_six_frusta(samples):
             size_px=config.image_size_px,
             feature_px=(50, 28),
         )
-        covered = table.valid.any(0).numpy()
+        covered = table.valid[0].any(0).numpy()
         expected, surely = frusta(view_set, config.grid)
         np.testing.assert_array_equal(covered[surely], expected[surely])
         assert surely.mean() > 0.99 and 0.95 < covered.mean() < 1

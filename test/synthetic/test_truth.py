@@ -11,6 +11,7 @@ from shapely import LineString, Polygon
 
 from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
+from bev_training.data.label_classes import line_half_width_m
 from bev_training.synthetic.categories import VEHICLES
 from bev_training.synthetic.frames import boxes_near, exposure_times_s, render_frame, render_frames
 from bev_training.synthetic.make_world import make_world
@@ -20,7 +21,7 @@ from bev_training.synthetic.objects.vehicles import vehicle
 from bev_training.synthetic.rendering.renderer import Renderer
 from bev_training.synthetic.rendering.scene import Scene
 from bev_training.synthetic.rig import nuscenes_rig
-from bev_training.synthetic.truth import CLASSES, class_grids, line_half_width_m
+from bev_training.synthetic.truth import CLASSES, class_grids
 from bev_training.synthetic.visibility import visibility
 from bev_training.synthetic.world import Actor, World
 from test.synthetic.small_world import box_mesh, moving, small_world, some_actors, standing

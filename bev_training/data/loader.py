@@ -1,0 +1,159 @@
+"""Samples → batches, in processes of their own: read, augment, prepare as the node does, stack.
+
+Training sees one endless stream: random orders of the labelled samples, one after the other.
+Position p of it alone decides which sample comes and how it is varied, so neither the number of
+processes nor an interruption changes what is learned.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from bev_perception.errors import ConfigError
+from bev_perception.model.config import ModelConfig
+from bev_perception.preprocess import decode_size_px
+from bev_training.data.augment import augment, augment_decode_size_px
+from bev_training.data.sample import SampleSource, read_sample
+from bev_training.data.sample_loader import Place, SampleLoader
+from bev_training.data.sample_tensors import SampleTensors, sample_tensors
+from bev_training.data.targets import center_targets
+from bev_training.fit.settings import TrainConfig
+
+
+def train_loader(
+    source: SampleSource,
+    indices: Sequence[int],
+    *,
+    config: TrainConfig,
+    first_step: int,
+    steps: int,
+    rank: int = 0,
+    world: int = 1,
+) -> SampleLoader:
+    """Give the batches of optimiser steps `first_step` to `steps`, `accumulate` for each.
+
+    All ranks together take `world * batch_size` samples of the stream for every forward pass, so
+    N processes see what one process with N times the batch sees.
+
+    Args:
+        source: of the samples; its classes and grid are the model's.
+        indices: the labelled samples.
+        config: the run.
+        first_step: where to start, for a resumed run.
+        steps: where to end.
+        rank: number of this process.
+        world: number of processes.
+
+    Raises:
+        ConfigError: there are no samples, or they do not fit the model.
+    """
+    if not len(indices):
+        raise ConfigError('there is no labelled sample to train on')
+    _check_fit(source, config.model)
+    first, last = first_step * config.accumulate, steps * config.accumulate
+    size = config.batch_size
+
+    def plan() -> Iterator[list[Place]]:
+        stream = _Stream(indices, config.seed)
+        for number in range(first, last):
+            start = (number * world + rank) * size
+            yield [(at, stream[at]) for at in range(start, start + size)]
+
+    return SampleLoader(
+        source,
+        functools.partial(_train_sample, source, config),
+        __name__,
+        plan,
+        length=max(0, last - first),
+        workers=config.data.workers,
+        pin_memory=config.accelerator != 'cpu' and torch.cuda.is_available(),
+    )
+
+
+def eval_loader(
+    source: SampleSource,
+    indices: Sequence[int],
+    *,
+    model: ModelConfig,
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
+) -> SampleLoader:
+    """Give samples as the node would see them, each once over all ranks, in order.
+
+    A rank takes one piece of `indices`; pieces differ in length by one sample at most, and may be
+    empty.
+
+    Args:
+        source: of the samples; its classes and grid are the model's.
+        indices: the samples.
+        model: the network.
+        batch_size: samples per batch; the last may have fewer.
+        workers: processes.
+        rank: number of this process.
+        world: number of processes.
+
+    Raises:
+        ConfigError: the samples do not fit the model.
+    """
+    _check_fit(source, model)
+    mine = indices[rank * len(indices) // world : (rank + 1) * len(indices) // world]
+
+    def plan() -> Iterator[list[Place]]:
+        for start in range(0, len(mine), batch_size):
+            yield [(i, i) for i in mine[start : start + batch_size]]
+
+    return SampleLoader(
+        source,
+        functools.partial(_eval_sample, source, model),
+        __name__,
+        plan,
+        length=-(-len(mine) // batch_size),
+        workers=workers,
+        pin_memory=torch.cuda.is_available() and torch.cuda.is_initialized(),
+    )
+
+
+class _Stream:
+    """The endless order of samples; one pass over them after the other, each shuffled anew."""
+
+    def __init__(self, indices: Sequence[int], seed: int) -> None:
+        self._indices, self._seed = indices, seed
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def __getitem__(self, position: int) -> int:
+        epoch, at = divmod(position, len(self._indices))
+        if epoch != self._epoch:
+            # Three numbers: the samples' own generators are seeded with two.
+            rng = np.random.default_rng([self._seed, epoch, 0])
+            self._epoch, self._order = epoch, rng.permutation(len(self._indices))
+        return int(self._indices[self._order[at]])
+
+
+def _train_sample(source: SampleSource, config: TrainConfig, place: Place) -> SampleTensors:
+    (position, i), model = place, config.model
+    at_least_px = augment_decode_size_px(config.augment, model)
+    sample = read_sample(source, i, at_least_px=at_least_px)
+    rng = np.random.default_rng([config.seed, position])
+    sample = augment(sample, config.augment, model, rng)
+    centers = None
+    if model.center_offset:
+        centers = center_targets(sample.boxes, model.grid, config.data.visibility)
+    return sample_tensors(sample, model, source.cameras, centers)
+
+
+def _eval_sample(source: SampleSource, model: ModelConfig, place: Place) -> SampleTensors:
+    sample = read_sample(source, place[1], at_least_px=decode_size_px(model))
+    return sample_tensors(sample, model, source.cameras)
+
+
+def _check_fit(source: SampleSource, model: ModelConfig) -> None:
+    if source.classes != model.classes:
+        raise ConfigError(f'labels are of classes {source.classes}, the model of {model.classes}')
+    if source.grid != model.grid:
+        raise ConfigError(f'labels are in {source.grid}, the model works in {model.grid}')

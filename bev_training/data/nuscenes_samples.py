@@ -1,0 +1,235 @@
+"""Labelled samples of a data set in nuScenes' format, real or of our own town.
+
+The instant of a sample is the stamp of LIDAR_TOP's key frame; everything refers to the
+gravity-aligned ego frame then, and the vehicle's motion until a camera's exposure is in that
+camera's pose.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import numpy.typing as npt
+
+from bev_perception.errors import BagError, ConfigError, MessageError
+from bev_perception.geometry import rigid
+from bev_perception.geometry.grid import BevGrid
+from bev_perception.rig import CameraHistory, RigPoses, decode
+from bev_perception.shapes import Index
+from bev_perception.views import ViewSet
+from bev_training.data.label_classes import CLASSES, OBJECTS
+from bev_training.data.label_store import LabelStore
+from bev_training.data.nuscenes_index import NuscenesIndex, open_index
+from bev_training.data.nuscenes_labels import cached_labels
+from bev_training.data.nuscenes_reader import tables_of
+from bev_training.data.nuscenes_splits import scenes_of
+from bev_training.data.sample import GroundBoxes, LabelGrids
+from bev_training.nuscenes_tables import POINT_FIELDS
+
+
+def open_nuscenes(
+    dataroot: str | Path,
+    *,
+    classes: Sequence[str],
+    grid: BevGrid,
+    split: str = '',
+    version: str = '',
+    cache: Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> NuscenesSamples:
+    """Open the samples of a split; what is computed once is in the cache afterwards.
+
+    Args:
+        dataroot: folder of the data set: `samples`, `maps` and a folder of tables.
+        classes: of the labels, from `label_classes.CLASSES`. Those of the map need the map
+            expansion in DATAROOT/maps/expansion.
+        grid: of the labels.
+        split: see `nuscenes_splits.scenes_of`; '' takes the training scenes.
+        version: name of the folder of tables; '' takes the only one.
+        cache: folder for the index and the grids; None takes ~/.cache/bev_perception.
+        progress: called with what is done, the steps done and their number.
+
+    Raises:
+        BagError: a table, a map or a file is missing or damaged, or the cache cannot be written.
+        ConfigError: a class or split is unknown, or the devkit is not installed.
+    """
+    dataroot = Path(dataroot)
+    unknown = [name for name in classes if name not in CLASSES]
+    if unknown or not classes:
+        raise ConfigError(f'classes are {list(classes)}; known are {", ".join(CLASSES)}')
+    index = open_index(dataroot, version=version, cache=cache, progress=progress)
+    folder = tables_of(dataroot, version or None)
+    scenes = set(scenes_of(index, split, folder.name))
+    chosen = np.array([name in scenes for name in index.scenes], bool)
+    rows = np.flatnonzero(chosen[index.scene_number])
+    if not len(rows):
+        raise BagError(f'{folder}: the scenes of split {split!r} have no samples')
+    objects = [name for name in classes if name in OBJECTS]
+    if objects and not index.has_boxes:
+        raise BagError(f'{folder} has no annotations, so no labels of {", ".join(objects)}')
+    _check_files(dataroot, index, rows)
+    store = cached_labels(
+        index, rows, dataroot=dataroot, classes=classes, grid=grid, progress=progress
+    )
+    return NuscenesSamples(dataroot, index, rows, store, classes=classes, grid=grid)
+
+
+class NuscenesSamples:
+    """A `SampleSource` of a data set in nuScenes' format. Can be pickled, and used after a fork.
+
+    A camera of which a sample has no image is `missing` in its view set; a file that the tables
+    name and that is not there is an error.
+    """
+
+    def __init__(
+        self,
+        dataroot: Path,
+        index: NuscenesIndex,
+        rows: Index,
+        store: LabelStore,
+        *,
+        classes: Sequence[str],
+        grid: BevGrid,
+    ) -> None:
+        """Join what has been opened.
+
+        Args:
+            dataroot: folder of the data set.
+            index: of it.
+            rows: (N,) numbers of the samples in the index.
+            store: their labels, in the same order.
+            classes: of the labels to give.
+            grid: of the labels.
+
+        Raises:
+            ConfigError: the labels lack a class or cells of the grid.
+            BagError: they are of another number of samples.
+        """
+        if len(store) != len(rows):
+            raise BagError(f'{store.folder} has {len(store)} frames, not {len(rows)}; remove it')
+        store.check(classes, grid)
+        self.classes, self.grid = tuple(classes), grid
+        self.cameras = index.cameras
+        self.index, self.rows = index, rows
+        self._dataroot, self._store = dataroot, store
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def keys(self) -> Sequence[str]:
+        """Scene and token of each sample."""
+        return tuple(
+            f'{scene}/{self.index.token(row)}'
+            for scene, row in zip(self.scenes, self.rows.tolist(), strict=True)
+        )
+
+    @cached_property
+    def scenes(self) -> Sequence[str]:
+        """Scene of each sample."""
+        names = self.index.scenes
+        return tuple(names[number] for number in self.index.scene_number[self.rows].tolist())
+
+    def view_set(self, i: int, *, at_least_px: tuple[int, int] | None = None) -> ViewSet:
+        """Decode the images of a sample, on the same path as the node's.
+
+        As there, an image that cannot be decoded or does not fit its camera is `missing`.
+
+        Args:
+            i: number of the sample.
+            at_least_px: (width, height) that a JPEG may be shrunk to while decoding.
+
+        Raises:
+            BagError: a file is missing or cannot be read.
+            MessageError: no image is left.
+        """
+        row = self._row(i)
+        images = self.index.images(row)
+        cameras = {name: CameraHistory(name) for name in self.cameras}
+        messages = {}
+        for image in images:
+            cameras[image.camera].push(image.stamp_ns, image.model)
+            message = SimpleNamespace(
+                header=SimpleNamespace(frame_id=image.camera),
+                format=image.format,
+                data=self._bytes(image.file),
+            )
+            messages[image.camera] = (image.stamp_ns, message)
+        poses = RigPoses(
+            stamp_ns=int(self.index.stamps_ns[row]),
+            base_T_ego=self.index.base_T_ego(row),
+            ego_T_cam={image.camera: image.ego_T_cam for image in images},
+        )
+        view_set, problems = decode(messages, poses, cameras, at_least_px=at_least_px)
+        if not view_set.views:
+            camera, problem = next(iter(problems.items()), ('', 'the tables have no image of it'))
+            raise MessageError(f'{self._dataroot}: sample {self.keys[i]} {camera}: {problem}')
+        return view_set
+
+    def labels(self, i: int) -> LabelGrids:
+        """Return the grids of a sample."""
+        return self._store.grids(range(len(self))[i], self.classes, self.grid)
+
+    def boxes(self, i: int) -> GroundBoxes:
+        """Return the objects of a sample, also of those beside the grid."""
+        return self.index.boxes(self._row(i))
+
+    def points(self, i: int) -> npt.NDArray[np.float32]:
+        """Return LIDAR_TOP's key frame, (n, 3), ego frame; nuScenes has undone its motion.
+
+        Raises:
+            BagError: the file is missing or damaged.
+        """
+        file, ego_T_lidar = self.index.lidar(self._row(i))
+        data = self._bytes(file)
+        width = 4 * len(POINT_FIELDS)
+        if len(data) % width:
+            raise BagError(
+                f'{self._dataroot / file} has {len(data)} bytes; a point has {width}, so it is '
+                'damaged or of another format'
+            )
+        points = np.frombuffer(data, '<f4').reshape(-1, len(POINT_FIELDS))[:, :3]
+        return rigid.transform_points(ego_T_lidar, points.astype(np.float64)).astype(np.float32)
+
+    def facts(self, i: int) -> Mapping[str, str]:
+        """Return name, location, description and log of a sample's scene."""
+        return dict(self.index.scene(self._row(i)))
+
+    def _row(self, i: int) -> int:
+        return int(self.rows[range(len(self))[i]])
+
+    def _bytes(self, file: str) -> bytes:
+        path = self._dataroot / file
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise BagError(_missing(path)) from error
+        except OSError as error:
+            raise BagError(f'{path} cannot be read: {error.strerror or error}') from error
+
+
+def _check_files(dataroot: Path, index: NuscenesIndex, rows: Index) -> None:
+    """Look for the files of samples before a long run needs them: a few folders hold them all.
+
+    Raises:
+        BagError: one is missing.
+    """
+    listed: dict[str, set[str]] = {}
+    for file in index.files(rows):
+        folder, _, name = file.rpartition('/')
+        if folder not in listed:
+            try:
+                listed[folder] = set(os.listdir(dataroot / folder))
+            except OSError as error:
+                raise BagError(f'{dataroot / folder}: {error.strerror or error}') from error
+        if name not in listed[folder]:
+            raise BagError(_missing(dataroot / file))
+
+
+def _missing(path: Path) -> str:
+    return f'{path} is missing; is every part of the data set unpacked?'

@@ -1,0 +1,88 @@
+"""A sample as tensors, and several as a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from bev_perception.errors import BevError
+from bev_perception.model.config import ModelConfig
+from bev_perception.model.tensors import BevInputs
+from bev_perception.preprocess import prepare
+from bev_training.data.batch import Batch, Targets
+from bev_training.data.sample import Sample
+from bev_training.data.targets import CenterTargets
+
+# By name: the key as text, all else tensors without the axis b. The same names and shapes for all
+# samples of a source, so that torch can stack them, in memory that processes share.
+SampleTensors = dict[str, Any]
+
+
+def sample_tensors(
+    sample: Sample,
+    model: ModelConfig,
+    cameras: Sequence[str],
+    centers: CenterTargets | None = None,
+) -> SampleTensors:
+    """Return a sample's inputs, made as the node makes them, and its truth.
+
+    Args:
+        sample: its images may have any size.
+        model: the network that they are for.
+        cameras: of the source; each has its slot, and those without an image get zeros, identity
+            matrices and `live` False.
+        centers: targets of the centre and offset heads, if the network has them.
+
+    Raises:
+        SyncError: the sample has no image.
+        BevError: it has a camera that the source does not know.
+    """
+    inputs = prepare(sample.view_set, model)
+    names = [view.name for view in sample.view_set.views]
+    unknown = sorted(set(names) - set(cameras))
+    if unknown:
+        raise BevError(f'camera {unknown[0]!r} is none of the data set: {", ".join(cameras)}')
+    slots = torch.tensor([list(cameras).index(name) for name in names])
+    count = len(cameras)
+    labels = sample.labels
+    return {
+        'key': sample.key,
+        'images': _slotted(inputs.images[0], slots, count, 0.0),
+        'K': _slotted(inputs.K[0], slots, count, torch.eye(3)),
+        'ego_T_cam': _slotted(inputs.ego_T_cam[0], slots, count, torch.eye(4)),
+        'live': _slotted(inputs.live[0], slots, count, False),
+        'positive': _tensor(labels.positive),
+        'hidden': _tensor(labels.hidden),
+        'known': _tensor(labels.known),
+        **({k: _tensor(v) for k, v in vars(centers).items()} if centers is not None else {}),
+    }
+
+
+def to_batch(samples: Sequence[SampleTensors]) -> Batch:
+    """Stack samples of one source."""
+    stacked = default_collate(list(samples))
+    names = ('images', 'K', 'ego_T_cam', 'live')
+    return Batch(
+        keys=tuple(stacked.pop('key')),
+        inputs=BevInputs(**{name: stacked.pop(name) for name in names}),
+        targets=Targets(**stacked),
+    )
+
+
+def _slotted(values: Tensor, slots: Tensor, count: int, empty: Tensor | float) -> Tensor:
+    """Return values (n, ...) at their slots (count, ...)."""
+    if torch.equal(slots, torch.arange(count)):
+        return values
+    out = values.new_empty(count, *values.shape[1:])
+    out[:] = torch.as_tensor(empty, dtype=values.dtype)
+    out[slots] = values
+    return out
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(array))  # a copy: a mapped file is not to be written

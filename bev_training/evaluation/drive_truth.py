@@ -1,0 +1,77 @@
+"""The truth of a synthetic drive at any stamp, as labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from bev_perception.errors import BagError
+from bev_perception.geometry.grid import BevGrid
+from bev_training.data.label_classes import CLASSES
+from bev_training.data.sample import LabelGrids
+from bev_training.data.truth_labels import labels_at
+from bev_training.outlines import Outlines, crossing_lines, outlines
+from bev_training.synthetic.stored_truth import load_truth
+from bev_training.synthetic.world import World
+
+BASE_FRAME = 'base_link'  # of synthetic drives
+
+
+class DriveTruth:
+    """Labels of a synthetic drive: its town is made anew and asked at any time.
+
+    Attributes:
+        classes: that it knows.
+        grid: of the labels.
+    """
+
+    classes = CLASSES
+
+    def __init__(self, drive: Path, grid: BevGrid) -> None:
+        """Read what lies beside a drive's bag.
+
+        Args:
+            drive: folder of the drive.
+            grid: of the labels, whatever that of the stored truth.
+
+        Raises:
+            BagError: it is missing, damaged or of another version.
+        """
+        stored = load_truth(drive)
+        self.grid = grid
+        self._drive, self._config = drive, stored.config
+        self._truth = replace(stored, config=replace(stored.config, grid=grid))
+
+    def at(self, stamp_ns: int, classes: Sequence[str]) -> LabelGrids:
+        """Return the labels of a stamp; what hides what is taken from the nearest frame.
+
+        Args:
+            stamp_ns: the instant.
+            classes: some of `classes`.
+
+        Raises:
+            BagError: the stamp lies outside of the drive.
+        """
+        time_s = (stamp_ns - self._config.epoch_ns) / 1e9
+        if not -1 <= time_s <= self._config.seconds + 1:
+            raise BagError(f'{self._drive}: stamp {stamp_ns} ns is {time_s:.3f} s after its start')
+        grids, _ = labels_at(self._truth, self._world, time_s, self._crossings)
+        rows = [grids.classes.index(name) for name in classes]
+        return LabelGrids(
+            classes=tuple(classes),
+            positive=grids.positive[rows],
+            hidden=grids.hidden[rows],
+            known=grids.known,
+        )
+
+    @cached_property
+    def _world(self) -> World:
+        return self._config.world()
+
+    @cached_property
+    def _crossings(self) -> Outlines:
+        town = self._world.town
+        lines = [edge for crossing in town.crossings for edge in crossing_lines(crossing)]
+        return outlines(('ped_crossing_line',), lines={'ped_crossing_line': lines})

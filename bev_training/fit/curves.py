@@ -1,0 +1,78 @@
+"""One picture of a run: its loss and the scores of its validations against the steps."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from bev_perception.pictures import class_color
+from bev_training.data.paths import write_whole
+from bev_training.fit.table import read_columns
+
+_INK, _PAPER, _LINE = '#e8eaed', '#17181c', '#33353c'
+
+
+def draw_curves(path: Path, table: Path, classes: tuple[str, ...], title: str) -> None:
+    """Draw the learning curve.
+
+    Args:
+        path: PNG to write.
+        table: metrics.csv of the run.
+        classes: names, in the network's order.
+        title: what was trained.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    columns = read_columns(table)
+    scored = [name for name in classes if columns.get(f'val_{name}')]
+    figure = Figure(figsize=(13 if scored else 7, 4.6), dpi=110, facecolor=_PAPER)
+    axes = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
+    _draw_loss(axes[0], columns)
+    if scored:
+        for name in scored:
+            color = np.array(class_color(name, classes.index(name))) / 255
+            steps, iou = zip(*columns[f'val_{name}'], strict=True)
+            best = max(iou)
+            axes[1].plot(steps, iou, marker='o', ms=3, color=color, label=f'{name} {best:.3f}')
+        _style(axes[1], 'validation IoU at 0.5; highest in the legend')
+        axes[1].set_ylim(0, 1)
+    figure.suptitle(title, color=_INK, fontsize=10)
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png')
+    write_whole(path, buffer.getvalue())
+
+
+def _draw_loss(axes: Axes, columns: dict[str, list[tuple[int, float]]]) -> None:
+    """Draw each step faintly, and the mean of the steps around it."""
+    if columns.get('loss'):
+        steps, loss = (np.array(values) for values in zip(*columns['loss'], strict=True))
+        axes.plot(steps, loss, color='#5c6370', lw=0.6)
+        width = max(1, len(loss) // 50)
+        total = np.concatenate([[0], loss.cumsum()])
+        low = np.maximum(np.arange(len(loss)) - width, 0)
+        high = np.minimum(np.arange(len(loss)) + width + 1, len(loss))
+        smooth = (total[high] - total[low]) / (high - low)
+        axes.plot(steps, smooth, color='#8ab4f8', lw=1.6, label=f'loss {smooth[-1]:.4g}')
+        if loss.min() > 0 and loss.max() > 20 * loss.min():
+            axes.set_yscale('log')
+    _style(axes, 'training loss; line: mean around each step')
+
+
+def _style(axes: Axes, title: str) -> None:
+    axes.set_facecolor(_PAPER)
+    axes.set_title(title, color=_INK, fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel('optimiser step', color=_INK, fontsize=8)
+    axes.tick_params(colors=_INK, which='both', labelsize=8)
+    axes.grid(color=_LINE, lw=0.5)
+    for spine in axes.spines.values():
+        spine.set_color(_LINE)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, facecolor=_PAPER, edgecolor=_LINE, labelcolor=_INK)

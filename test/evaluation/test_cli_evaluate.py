@@ -1,0 +1,137 @@
+"""The verb `evaluate`: what it prints and writes, and how it fails."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from bev_perception.errors import BagError, BevError, CheckpointError, ConfigError
+from bev_training.cli_evaluate import add_evaluate
+from bev_training.data import sources
+from test.factories import write_checkpoint
+
+from .samples import CONFIG, FakeSource, predicted_labels
+
+COUNT = 5
+
+
+def run(*words: str | Path) -> None:
+    parser = argparse.ArgumentParser(prog='bev')
+    add_evaluate(parser.add_subparsers())
+    chosen = parser.parse_args(['evaluate', *map(str, words)])
+    chosen.run(chosen)
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp('weights') / 'tiny.safetensors')
+
+
+@pytest.fixture
+def asked(weights: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What sources were asked for; labels are what the checkpoint says."""
+    calls: list[dict[str, Any]] = []
+
+    def opened(path: str, **options: Any) -> FakeSource:
+        calls.append({'path': path, **options})
+        return FakeSource(labels_of=predicted_labels(weights, COUNT))
+
+    monkeypatch.setattr(sources, 'open_source', opened)
+    return calls
+
+
+def test_results_lie_in_one_folder(weights, asked, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(weights, 'frames', '--device', 'cpu', '--pictures', '2')
+    out = tmp_path / 'out' / 'evaluate' / 'tiny'
+    assert sorted(path.name for path in out.iterdir()) == [
+        'evaluation.json', 'evaluation.txt', 'pictures', 'pictures.png',
+    ]  # fmt: skip
+    assert len(list((out / 'pictures').iterdir())) == 2
+    assert cv2.imread(str(out / 'pictures.png')).std() > 20
+    printed = capsys.readouterr().out
+    assert printed.startswith((out / 'evaluation.txt').read_text())
+    assert printed.splitlines()[-2:] == [
+        'Results: out/evaluate/tiny',
+        'Pictures of 2 samples, evenly spaced: out/evaluate/tiny/pictures.png',
+    ]
+    line = next(line for line in printed.splitlines() if line.startswith('vehicle '))
+    assert line.split()[1:4] == ['1.000'] * 3
+    call = asked[0]
+    assert call['path'] == 'frames' and call['classes'] == CONFIG.classes
+    assert call['grid'] == CONFIG.grid and call['split'] == call['version'] == ''
+    run(weights, 'frames', '--device', 'cpu', '--pictures', '0')  # replaces the former
+    assert sorted(path.name for path in out.iterdir()) == ['evaluation.json', 'evaluation.txt']
+
+
+def test_json_and_limit(weights, asked, tmp_path, capsys) -> None:
+    out = tmp_path / 'x'
+    run(weights, 'frames', '--out', out, '--limit', '3', '--json', '--device', 'cpu')
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    stored = json.loads((out / 'evaluation.json').read_text())
+    assert printed.err == '' and result['out'] == str(out)
+    assert result['scores'] == stored['scores'] and result['scores']['samples'] == 3
+    assert result['data'] == {
+        'path': 'frames', 'split': '', 'version': '', 'of': '5', 'samples': 3,
+    }  # fmt: skip
+    names = sorted(path.name[3:] for path in (out / 'pictures').iterdir())
+    assert names == ['drive_000000.png', 'drive_000002.png', 'drive_000004.png']  # those scored
+
+
+def test_nuscenes_format_is_evaluated_on_its_validation_split(
+    weights, asked, tmp_path, capsys
+) -> None:
+    (tmp_path / 'set' / 'v1.0-trainval').mkdir(parents=True)
+    words = (
+        weights,
+        tmp_path / 'set',
+        '--out',
+        tmp_path / 'out',
+        '--limit',
+        '1',
+        '--pictures',
+        '0',
+    )
+    run(*words)
+    run(*words, '--split', 'train', '--version', 'v1.0-trainval')
+    assert [call['split'] for call in asked] == ['val', 'train']
+    assert asked[1]['version'] == 'v1.0-trainval'
+
+
+def test_too_low_a_score_fails_after_all_is_written(weights, asked, tmp_path, capsys) -> None:
+    out = tmp_path / 'x'
+    words = (weights, 'frames', '--out', out, '--pictures', '0', '--device', 'cpu')
+    run(*words, '--min-iou', 'vehicle=1', '--min-iou', 'lane_divider=0.5')
+    never = FakeSource(labels_of=predicted_labels(weights, 1, inverted=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, 'open_source', lambda *_, **__: never)
+        with pytest.raises(BevError) as error:
+            run(*words, '--min-iou', 'vehicle=0.25', '--min-iou', 'lane_divider=0')
+    assert str(error.value) == (
+        'IoU (visible, at 0.5) is too low: vehicle 0.000, --min-iou is 0.25'
+    )
+    assert json.loads((out / 'evaluation.json').read_text())['scores']['samples'] == 1
+
+
+def test_what_cannot_be_used_is_said_before_anything_is_read(
+    weights, asked, tmp_path, capsys
+) -> None:
+    out = tmp_path / 'x'
+    with pytest.raises(ConfigError, match=f'--min-iou bus: {weights} has no such class, but '):
+        run(weights, 'frames', '--out', out, '--min-iou', 'bus=0.5')
+    with pytest.raises(CheckpointError, match='does not exist'):
+        run(tmp_path / 'none.safetensors', 'frames', '--out', out)
+    (tmp_path / 'mine').write_text('')
+    with pytest.raises(BagError, match='holds mine, which is no result of an earlier evaluation'):
+        run(weights, 'frames', '--out', tmp_path)
+    assert asked == [] and not out.exists()
+    for wrong in ('vehicle', 'vehicle=2', 'vehicle=x'):
+        with pytest.raises(SystemExit) as stopped:
+            run(weights, 'frames', '--min-iou', wrong)
+        assert stopped.value.code == 2

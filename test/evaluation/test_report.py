@@ -1,0 +1,173 @@
+"""What an evaluation leaves behind: JSON, a table, pictures, a folder that is whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from bev_perception.errors import BagError
+from bev_training.evaluation import report
+from bev_training.evaluation.evaluate import Evaluation, evaluate
+from bev_training.evaluation.pictures import SamplePictures
+from bev_training.evaluation.result_folder import result_folder
+from bev_training.picture import agreement
+from test.factories import write_checkpoint
+
+from .samples import CONFIG, FakeSource, random_labels
+
+DATA = {'path': 'frames', 'split': 'val', 'version': ''}
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
+    """An evaluation with the pictures of its samples 0 and 2."""
+    folder = tmp_path_factory.mktemp('evaluation')
+    weights = write_checkpoint(folder / 'tiny.safetensors')
+    pictures = SamplePictures(folder, [0, 2], CONFIG.grid)
+    source = FakeSource(labels_of=random_labels(3))
+    evaluation = evaluate(weights, source, device='cpu', show=pictures.show)
+    assert pictures.finish() == folder / 'pictures.png'
+    return evaluation, folder
+
+
+def test_json_tells_what_was_done(done, tmp_path) -> None:
+    evaluation, _ = done
+    report.write_report(tmp_path, evaluation, data=DATA, command=['bev', 'evaluate'])
+    described = json.loads((tmp_path / 'evaluation.json').read_text())
+    assert described['kind'] == 'evaluation'
+    assert described['scores'] == evaluation.scores.as_json()
+    assert set(described['by_fact']['weather']) == {'clear', 'rain'}
+    assert described['by_fact']['weather']['clear']['samples'] == 2
+    assert described['data'] == {**DATA, 'samples': 3}
+    assert described['checkpoint']['card'] == {'trained_on': 'nothing (random weights)'}
+    assert described['checkpoint']['config']['classes'] == list(CONFIG.classes)
+    assert len(described['checkpoint']['sha256']) == 64
+    run = described['run']
+    assert run['command'] == ['bev', 'evaluate'] and run['seconds'] >= 0
+    assert run['device'] == 'cpu' and set(run['versions']) == {'bev_perception', 'torch', 'python'}
+    assert (tmp_path / 'evaluation.txt').read_text() == report.evaluation_text(
+        evaluation, data=DATA
+    )
+
+
+def test_table_has_a_line_per_class(done) -> None:
+    evaluation, _ = done
+    scores = evaluation.scores
+    lines = report.score_table(scores).splitlines()
+    assert lines[0].split()[:6] == ['class', 'visible', 'all', 'best', 'at', 'seen']
+    for name, line in zip(CONFIG.classes, lines[1:4], strict=True):
+        threshold, best = scores.best(name)
+        expected = [scores.iou(name), scores.iou(name, 'all'), best]
+        assert line.split()[:4] == [name, *(f'{iou:.3f}' for iou in expected)]
+        assert line.split()[4:6] == [f'{threshold:.2f}', f'{scores.iou(name, region="seen"):.3f}']
+        assert len(line.split()) == 6 + len(scores.bands)
+    assert lines[-1].startswith('coverage: a camera sees ')
+    text = report.evaluation_text(evaluation, data=DATA)
+    assert '3 samples' in text and 'split val' in text and 'random weights' in text
+    weather = evaluation.by_fact['weather']
+    line = next(line for line in text.splitlines() if line.startswith('rain'))
+    assert line.split() == [
+        'rain',
+        '1',
+        *(f'{weather["rain"].iou(n):.3f}' for n in CONFIG.classes),
+    ]
+    assert max(map(len, text.splitlines()[3:])) <= 99
+
+
+def test_pictures_show_something(done) -> None:
+    _, folder = done
+    paths = sorted((folder / 'pictures').iterdir())
+    assert [path.name for path in paths] == ['00_drive_000000.png', '01_drive_000002.png']
+    pictures = [cv2.imread(str(path)) for path in (*paths, folder / 'pictures.png')]
+    assert all(picture.std() > 20 for picture in pictures)
+    assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).any()
+    assert pictures[2].shape[1] > pictures[2].shape[0]  # beside each other
+
+
+def test_difference_has_a_colour_for_every_case() -> None:
+    cells = np.array([[60, 60, 10, 10, 60, 10, -1]], np.int8)
+    positive = np.array([[1, 0, 1, 0, 1, 1, 1]], bool)
+    hidden = np.array([[0, 0, 0, 0, 1, 1, 0]], bool)
+    picture = agreement(cells, positive, hidden, cells >= 0)[::-1, 0]  # x is up
+    assert [tuple(map(int, pixel)) for pixel in picture] == [
+        (235, 235, 235),  # hit
+        (255, 138, 60),  # false
+        (66, 133, 244),  # missed
+        (22, 22, 26),  # rightly free
+        (206, 178, 250),  # hidden, hit
+        (103, 58, 183),  # hidden, missed
+        (60, 60, 66),  # unseen
+    ]
+
+
+# --- the folder ----------------------------------------------------------------------------------
+
+NAMES = ('evaluation.json', 'evaluation.txt')
+
+
+def fill(out: Path, text: str) -> None:
+    with result_folder(out, kind='evaluation', names=NAMES) as work:
+        (work / 'evaluation.json').write_text(json.dumps({'kind': 'evaluation', 'is': text}))
+        if text == 'first':
+            (work / 'evaluation.txt').write_text(text)
+
+
+def test_earlier_results_are_replaced_whole(tmp_path: Path) -> None:
+    out = tmp_path / 'a' / 'out'
+    fill(out, 'first')
+    fill(out, 'second')
+    assert [path.name for path in out.iterdir()] == ['evaluation.json']
+    assert json.loads((out / 'evaluation.json').read_text())['is'] == 'second'
+    assert [path.name for path in out.parent.iterdir()] == ['out']  # nothing else stays
+
+
+def test_earlier_results_stay_where_new_ones_fail(tmp_path: Path) -> None:
+    out = tmp_path / 'out'
+    fill(out, 'first')
+    with (
+        pytest.raises(RuntimeError),
+        result_folder(out, kind='evaluation', names=NAMES) as work,
+    ):
+        (work / 'evaluation.json').write_text('half')
+        raise RuntimeError
+    assert json.loads((out / 'evaluation.json').read_text())['is'] == 'first'
+    assert [path.name for path in tmp_path.iterdir()] == ['out']
+    with (
+        pytest.raises(RuntimeError),
+        result_folder(tmp_path / 'new', kind='evaluation', names=NAMES),
+    ):
+        raise RuntimeError
+    assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'said'),
+    [
+        ('thesis.tex', 'years of work', 'holds thesis.tex, which is no result'),
+        ('evaluation.json', '{"kind": "replay"}', 'holds something that is no result'),
+        ('evaluation.json', '[', 'holds something that is no result'),
+        ('evaluation.txt', 'mine', 'holds something that is no result'),
+    ],
+)
+def test_what_is_no_result_is_not_replaced(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BagError, match=said):
+        fill(tmp_path, 'first')
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == text
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('')
+    for out in (tmp_path / 'file', tmp_path / 'file' / 'below'):
+        with pytest.raises(
+            BagError, match=f'{out}.*(cannot be (written|read)|but a file)'
+        ) as error:
+            fill(out, 'first')
+        assert '\n' not in str(error.value)

@@ -1,0 +1,132 @@
+"""A small `SampleSource` made of nothing but numbers: images, labels and boxes fit each other."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bev_perception.errors import BagError
+from bev_perception.geometry.grid import BevGrid
+from bev_perception.views import ViewSet
+from bev_training.data.sample import HIDDEN_UP_TO, GroundBoxes, LabelGrids
+from test.factories import YAWS_DEG, make_config, make_rig, make_view_set
+
+CLASSES = ('drivable_area', 'vehicle')
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeSource:
+    """`count` samples in scenes of four, on a road along x with two to four cars.
+
+    Attributes:
+        count: samples.
+        missing: sample number -> names of the cameras that it lacks.
+        broken: samples that raise BagError.
+        buggy: samples that raise what no reader should.
+        deadly: samples that kill the process that reads them.
+    """
+
+    count: int = 12
+    classes: tuple[str, ...] = CLASSES
+    grid: BevGrid = field(default_factory=lambda: make_config().grid)
+    cameras: tuple[str, ...] = tuple(YAWS_DEG)
+    size_px: tuple[int, int] = (64, 32)
+    missing: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    broken: tuple[int, ...] = ()
+    buggy: tuple[int, ...] = ()
+    deadly: tuple[int, ...] = ()
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return [f'{scene}/{i:06d}' for i, scene in enumerate(self.scenes)]
+
+    @property
+    def scenes(self) -> Sequence[str]:
+        return [f'scene-{i // 4:04d}' for i in range(self.count)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def view_set(self, i: int, *, at_least_px: tuple[int, int] | None = None) -> ViewSet:
+        if i in self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if i in self.broken:
+            raise BagError(f'shard of frame {i} is damaged')
+        if i in self.buggy:
+            raise IndexError('list index\nout of range')
+        view_set = make_view_set(
+            make_rig(self.cameras, self.size_px), missing=self.missing.get(i, ())
+        )
+        for view in view_set.views:
+            np.add(view.image, np.uint8(7 * i % 40), out=view.image)
+        return view_set
+
+    def labels(self, i: int) -> LabelGrids:
+        """The road is known everywhere, cars cover the cells whose centre lies under them."""
+        boxes, centers = self.boxes(i), self.grid.cell_centers()
+        shape = (len(self.classes), *centers.shape[:2])
+        positive, hidden = np.zeros(shape, bool), np.zeros(shape, bool)
+        if 'drivable_area' in self.classes:
+            positive[self.classes.index('drivable_area')] = np.abs(centers[..., 1] - 1) < 4
+        if 'vehicle' in self.classes:
+            seen, unseen = np.zeros(shape[1:], bool), np.zeros(shape[1:], bool)
+            for n in range(len(boxes.names)):
+                inside = under_box(boxes, n, centers)
+                (seen if boxes.visibility[n] > HIDDEN_UP_TO else unseen)[inside] = True
+            positive[self.classes.index('vehicle')] = seen | unseen
+            hidden[self.classes.index('vehicle')] = unseen & ~seen
+        return LabelGrids(
+            classes=self.classes,
+            positive=positive,
+            hidden=hidden,
+            known=np.ones(shape[1:], bool),
+        )
+
+    def boxes(self, i: int) -> GroundBoxes:
+        rng = np.random.default_rng([7, i])
+        n = 2 + i % 3
+        low, high = np.array([self.grid.x_range_m, self.grid.y_range_m]).T
+        xy = rng.uniform(low + 2, high - 2, (n, 2))
+        return GroundBoxes(
+            names=('vehicle',) * n,
+            center_m=np.concatenate([xy, np.full((n, 1), 0.8)], 1),
+            size_m=np.tile([4.0, 2.0, 1.6], (n, 1)),
+            yaw_rad=rng.uniform(-np.pi, np.pi, n),
+            visibility=np.where(np.arange(n) == 1, 0.2, 0.9),
+            lidar_points=np.full(n, -1),
+        )
+
+    def points(self, i: int) -> np.ndarray:
+        """Ten points in each box."""
+        boxes, rng = self.boxes(i), np.random.default_rng([8, i])
+        points = []
+        for center, size, yaw in zip(boxes.center_m, boxes.size_m, boxes.yaw_rad, strict=True):
+            x, y, z = (rng.uniform(-0.45, 0.45, (10, 3)) * size).T
+            c, s = np.cos(yaw), np.sin(yaw)
+            points.append(center + np.stack([c * x - s * y, s * x + c * y, z], 1))
+        return np.concatenate(points).astype(np.float32)
+
+    def facts(self, i: int) -> Mapping[str, str]:
+        return {'weather': ('clear', 'rain')[i % 2]}
+
+
+def under_box(boxes: GroundBoxes, n: int, xy: np.ndarray) -> np.ndarray:
+    """Whether points (..., 2) of the ground lie under a box."""
+    dx, dy = np.moveaxis(xy - boxes.center_m[n, :2], -1, 0)
+    c, s = np.cos(boxes.yaw_rad[n]), np.sin(boxes.yaw_rad[n])
+    length, width = boxes.size_m[n, :2]
+    return (np.abs(dx * c + dy * s) <= length / 2) & (np.abs(dy * c - dx * s) <= width / 2)
+
+
+def make_fake_source(count: int = 12, **values) -> FakeSource:
+    """A source that fits `make_fake_config()`."""
+    return FakeSource(count=count, **values)
+
+
+def make_fake_model(**values):
+    """The network's config for a fake source."""
+    return make_config(**{'classes': CLASSES, **values})

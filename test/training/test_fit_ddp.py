@@ -1,0 +1,68 @@
+"""Two processes on a CPU give the run that one process with the doubled batch gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from test.training.fit_runs import (
+    losses_of,
+    one_thread,
+    rows_of,
+    share_of_close_weights,
+    weights_of,
+)
+from test.training.two_processes import main
+
+__all__ = ['one_thread']
+
+ROOT = Path(__file__).parents[2]
+
+
+def train(out: Path, **settings) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(('SLURM_', 'MASTER_'))}
+    return subprocess.run(
+        [sys.executable, '-m', 'test.training.two_processes', str(out), json.dumps(settings)],
+        cwd=ROOT,
+        env={**environment, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+
+
+def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
+    settings = {'steps': 3, 'validate_every': 2, 'center_offset': True}
+    assert main(str(tmp_path / 'one'), json.dumps({**settings, 'batch_size': 4})) == 0
+    done = train(tmp_path / 'two', **settings, batch_size=2, devices=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr == ''
+    assert losses_of(tmp_path / 'two') == pytest.approx(losses_of(tmp_path / 'one'), rel=1e-4)
+    one, two = rows_of(tmp_path / 'one'), rows_of(tmp_path / 'two')
+    assert [row['step'] for row in two] == ['1', '2', '3']
+    norms = [[float(row['grad_norm']) for row in rows] for rows in (one, two)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)
+    for name in ('val_drivable_area', 'val_vehicle', 'val_best_vehicle'):
+        ours, theirs = (float(rows[1][name]) for rows in (one, two))
+        assert theirs == pytest.approx(ours, abs=2e-3)
+    ones, twos = weights_of(tmp_path / 'one'), weights_of(tmp_path / 'two')
+    assert share_of_close_weights(ones, twos) > 0.99
+
+
+def test_an_error_of_one_process_ends_both_with_one_line(tmp_path):
+    # 6 samples, each step takes 4 of them: sooner or later a process meets the broken one
+    done = train(tmp_path / 'run', steps=6, batch_size=2, devices=2, broken=[4])
+    assert done.returncode == 1
+    assert done.stderr == 'sample scene-0001/000004: shard of frame 4 is damaged\n'
+
+
+def test_a_refusal_is_said_once(tmp_path):
+    (tmp_path / 'notes.txt').write_text('mine')
+    done = train(tmp_path, batch_size=2, devices=2)
+    assert done.returncode == 1
+    assert done.stderr == f'{tmp_path} is not empty; give another --out\n'

@@ -1,0 +1,42 @@
+"""The picture of a sample: what it must show can be found in its pixels."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from bev_training.data.sample import read_sample
+from bev_training.data.sample_picture import box_corners, draw_sample
+from test.training.fake_source import make_fake_source
+
+
+def test_corners_are_those_of_the_box():
+    boxes = make_fake_source().boxes(0)
+    for corners, center, size, yaw in zip(
+        box_corners(boxes), boxes.center_m, boxes.size_m, boxes.yaw_rad, strict=True
+    ):
+        np.testing.assert_allclose(corners.mean(0), center)
+        c, s = np.cos(yaw), np.sin(yaw)
+        local = (corners - center) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+        np.testing.assert_allclose(np.abs(local), np.tile(size / 2, (8, 1)))
+        assert len({tuple(np.sign(corner)) for corner in local}) == 8
+
+
+def test_a_sample_becomes_one_picture(tmp_path):
+    source = make_fake_source(1, missing={0: ('back',)})
+    sample = read_sample(source, 0, points=True)
+    path = tmp_path / 'sample.png'
+    draw_sample(path, sample, source.grid, ['a note'])
+    picture = cv2.imread(str(path))
+    assert picture.shape[1] == 1350
+    orange, violet = np.array([0x4D, 0xB7, 0xFF]), np.array([194, 87, 126])  # BGR
+    assert (np.abs(picture.astype(int) - orange).max(-1) < 40).sum() > 100  # boxes
+    assert (np.abs(picture.astype(int) - violet).max(-1) < 3).sum() > 100  # hidden cells
+    assert [p.name for p in tmp_path.iterdir()] == ['sample.png']
+
+
+def test_a_sample_without_points_boxes_or_cameras_can_be_drawn(tmp_path):
+    source = make_fake_source(1, missing={0: tuple(make_fake_source().cameras[1:])})
+    sample = read_sample(source, 0)
+    draw_sample(tmp_path / 'sample.png', sample, source.grid)
+    assert (tmp_path / 'sample.png').stat().st_size > 10_000

@@ -1,0 +1,38 @@
+"""A program that trains on a fake source; Fabric runs it again for every further process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from bev_perception.errors import BevError
+from bev_training.fit.loop import fit
+from bev_training.fit.settings import AugmentConfig, OptimizerConfig
+from test.training.fake_source import make_fake_model, make_fake_source
+from test.training.fit_runs import make_run_config
+
+
+def main(out: str, settings: str) -> int:
+    """Train with the settings, given as JSON, and say where it ended."""
+    torch.set_num_threads(1)
+    given = json.loads(settings)
+    broken = tuple(given.pop('broken', ()))
+    config = make_run_config(
+        make_fake_model(center_offset=given.pop('center_offset', False)),
+        optimizer=OptimizerConfig(lr=1e-4, batch_norm='frozen'),
+        augment=AugmentConfig(yaw_deg=20, drop_camera=0.2),
+        **given,
+    )
+    try:
+        fit(config, Path(out), train=make_fake_source(6, broken=broken), val=make_fake_source(3))
+    except BevError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main(*sys.argv[1:]))
