@@ -127,6 +127,8 @@ def peak_mib(setting: str, form: str, batch: int) -> float:
 def report(setting: str, batch: int, repeats: int) -> None:
     steps = {form: make_step(setting, form, batch) for form in FORMS}
     losses = {form: step() for form, step in steps.items()}  # warm up
+    if abs(losses['reference'] - losses['table']) > 1e-3 * losses['reference']:
+        raise SystemExit(f'{setting}: the two forms are not the same network: {losses}')
     times: dict[str, list[float]] = {form: [] for form in FORMS}
     for _ in range(repeats):
         for form, step in steps.items():

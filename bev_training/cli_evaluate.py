@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ def evaluate(chosen: argparse.Namespace) -> None:
     names = (report.JSON_FILE, report.TEXT_FILE, FOLDER, PAGE)
     check_results(out, kind=report.KIND, names=names)  # before anything that takes long
     loaded = load(chosen.checkpoint)
-    config = loaded.model.config
+    weights, config = report.checkpoint_json(loaded), loaded.model.config
     wanted = dict(chosen.min_iou or ())
     for name in wanted:
         if name not in config.classes:
@@ -43,7 +44,7 @@ def evaluate(chosen: argparse.Namespace) -> None:
             raise ConfigError(f'--min-iou {name}: {loaded.path} has no such class, but {known}')
     from bev_training.data.sources import open_source
 
-    split = chosen.split or _default_split(chosen.data, chosen.version)
+    split = chosen.split or _default_split(chosen.data)
     with _bar(chosen) as show:
         source = open_source(
             chosen.data,
@@ -53,6 +54,8 @@ def evaluate(chosen: argparse.Namespace) -> None:
             version=chosen.version,
             progress=show,
         )
+        for note in source.notes:
+            print(f'bev evaluate: {note}', file=sys.stderr)
         count = min(len(source), chosen.limit or len(source))
         drawn = [
             evenly_spaced(len(source), count)[i] for i in evenly_spaced(count, chosen.pictures)
@@ -71,38 +74,40 @@ def evaluate(chosen: argparse.Namespace) -> None:
                 show=pictures.show,
             )
             page = pictures.finish()
-            report.write_report(work, evaluation, data=data, command=_command())
+            text = report.evaluation_text(evaluation, data=data)
+            described = report.evaluation_json(
+                evaluation, checkpoint=weights, data=data, command=['bev', *sys.argv[1:]]
+            )
+            report.write_report(work, report.KIND, described, text)
     if chosen.json:
-        described = report.evaluation_json(evaluation, data=data, command=_command())
         print(json.dumps({**described, 'out': str(out)}))
     else:
-        print(report.evaluation_text(evaluation, data=data), end='')
+        print(text, end='')
         print(f'Results: {out}')
         if page is not None:
             print(f'Pictures of {plural(len(drawn), "sample")}, evenly spaced: {out / page.name}')
     _check(evaluation.scores, wanted)
 
 
-def _default_split(data: str, version: str) -> str:
+def _default_split(data: str) -> str:
     """Return 'val' for a data set in nuScenes' format, whose default is what to train on."""
-    place = Path(data)
-    return 'val' if any(folder.is_dir() for folder in place.glob(version or 'v1.0-*')) else ''
+    from bev_training.data.sources import has_tables
+
+    return 'val' if '://' not in data and has_tables(Path(data)) else ''
 
 
 def _check(scores: Scores, wanted: dict[str, float]) -> None:
-    """Raise BevError if a class scores less than is wanted."""
+    """Raise BevError if a class scores less than is wanted, or the truth does not have it."""
     low = []
     for name, least in wanted.items():
         iou = scores.iou(name)
-        if not iou >= least:  # also where the truth does not have it
+        if math.isnan(iou):
+            low.append(f'the truth does not have {name}')
+        elif iou < least:
             low.append(f'{name} {iou:.3f}, --min-iou is {least:g}')
     if low:
         sys.stdout.flush()  # before the line on stderr
         raise BevError(f'IoU (visible, at 0.5) is too low: {"; ".join(low)}')
-
-
-def _command() -> list[str]:
-    return ['bev', *sys.argv[1:]]
 
 
 @contextmanager
@@ -155,8 +160,8 @@ preparation, one sample at a time, none left out.
 
 IoU is pooled over all samples. It is given at 0.5 and at the best threshold, for two conventions:
 'visible' leaves out objects that are seen to 40 % or less, 'all' counts them. It counts all cells
-whose truth is known; 'seen' are those of them where a camera sees, which is where the node
-publishes a value.
+whose truth is known, as papers do; 'seen' are those of them where a camera sees, which is where
+the node publishes a value.
 
   OUT/evaluation.json  everything: by class, convention, threshold, distance, weather
   OUT/evaluation.txt   the table that is printed
@@ -169,7 +174,8 @@ examples:
   bev evaluate model.safetensors frames/val --limit 50 --min-iou vehicle=0.3 --min-iou \\
       drivable_area=0.7
 
-exit status: 0; 1 where something cannot be used, or scores less than --min-iou; 2 wrong usage
+exit status: 0; 1 where something cannot be used, or scores less than --min-iou (the results are
+written all the same); 2 wrong usage
 """
 
 
@@ -195,7 +201,7 @@ def add_evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         action='append',
         type=least_iou,
         metavar='CLASS=IOU',
-        help='exit 1 where a class scores less (visible, at 0.5); repeatable',
+        help="exit 1 where a class scores less ('visible' at 0.5) or has no truth; repeatable",
     )
     add('--json', action='store_true', help='print evaluation.json instead of the table')
     add_running(verb)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bev_perception.errors import BagError, ConfigError
+from bev_perception.errors import ConfigError
 from bev_training.cli_evaluate import add_running
 
 if TYPE_CHECKING:
@@ -28,12 +27,14 @@ def replay(chosen: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from bev_perception.model.checkpoint import load
+    from bev_training.evaluation.report import checkpoint_json, write_report
     from bev_training.evaluation.result_folder import check_results, result_folder
     from bev_training.replay import find_input
     from bev_training.replay import replay as run_replay
 
     settings = _settings(chosen)
     loaded = load(chosen.checkpoint)
+    weights = checkpoint_json(loaded)
     given = find_input(chosen.bag)
     out = chosen.out or Path('out') / 'replay' / given.name
     check_results(out, kind=KIND, names=_NAMES)
@@ -51,10 +52,10 @@ def replay(chosen: argparse.Namespace) -> None:
             precision=chosen.precision,
             progress=lambda share: bar.update(round(100 * share) - bar.n) and None,
         )
-        described = replay_json(given, loaded, done, settings)
+        described = replay_json(given, weights, done, settings)
         text = replay_text(given, loaded, done)
         _draw(work / _PICTURE, given, loaded, done, settings)
-        _write(work, described, text)
+        write_report(work, KIND, described, text)
     if chosen.json:
         print(json.dumps({**described, 'out': str(out)}))
         return
@@ -86,11 +87,15 @@ def _settings(chosen: argparse.Namespace) -> ConvertConfig:
 
 
 def replay_json(
-    given: ReplayInput, loaded: Checkpoint, done: Replay, settings: ConvertConfig
+    given: ReplayInput, checkpoint: Mapping[str, Any], done: Replay, settings: ConvertConfig
 ) -> dict[str, Any]:
-    """Return all that is known of a replay as plain values."""
+    """Return all that is known of a replay as plain values.
+
+    'scores' is as `Scores.as_json` has it, or None where 'no_scores' says why; 'checkpoint' and
+    'run' are as in `evaluation.report`.
+    """
     from bev_training.data.bag_inputs import fingerprint
-    from bev_training.evaluation.report import checkpoint_json, run_json
+    from bev_training.evaluation.report import run_json
 
     return {
         'kind': KIND,
@@ -101,7 +106,7 @@ def replay_json(
         'no_scores': done.no_scores,
         'counts': dict(done.counts),
         'settings': settings.as_json(),
-        'checkpoint': checkpoint_json(loaded),
+        'checkpoint': dict(checkpoint),
         'run': {
             **run_json(
                 ['bev', *sys.argv[1:]],
@@ -139,12 +144,15 @@ def _draw(
     path: Path, given: ReplayInput, loaded: Checkpoint, done: Replay, settings: ConvertConfig
 ) -> None:
     """Draw the instant in the middle of the recording."""
+    from bev_training.evaluation.report import iou_line
     from bev_training.picture import draw_sheet
 
     config, middle = loaded.model.config, done.middle
     facts = [
         f'{given.name}: {done.sets} sets, this one is at {middle.view_set.stamp_ns} ns',
-        *_score_notes(done),
+        f'IoU over the recording where a camera sees: {iou_line(done.scores)}'
+        if done.scores
+        else f'No scores: {done.no_scores}',
         f'Trained on: {loaded.trained_on}',
     ]
     rows = [
@@ -160,29 +168,8 @@ def _draw(
         labels=middle.labels,
         classes=[config.classes[i] for i in rows],
         grid=config.grid,
-        notes=[textwrap.fill(line, 42) for line in facts],
+        notes=facts,
     )
-
-
-def _score_notes(done: Replay) -> list[str]:
-    if done.scores is None:
-        return [f'No scores: {done.no_scores}']
-    scores = done.scores
-    said = ', '.join(f'{name} {scores.iou(name, region="seen"):.2f}' for name in scores.classes)
-    return [f'IoU over the recording where a camera sees: {said}']
-
-
-def _write(folder: Path, described: Mapping[str, Any], text: str) -> None:
-    from bev_training.data.paths import write_whole
-
-    for name, content in (
-        (f'{KIND}.txt', text),
-        (f'{KIND}.json', json.dumps(described, indent=1) + '\n'),
-    ):
-        try:
-            write_whole(folder / name, content.encode())
-        except OSError as error:
-            raise BagError(f'{folder / name} cannot be written: {error.strerror}') from error
 
 
 _HELP = """\

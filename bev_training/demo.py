@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,13 +30,14 @@ from bev_perception.model.config import ModelConfig
 from bev_perception.resources import SHIPPED_WEIGHTS, weights_path
 from bev_perception.shapes import Cells
 from bev_training.data.bag_reader import read_messages
-from bev_training.data.sample import LabelGrids
-from bev_training.metrics import PooledIou
+from bev_training.evaluation.drive_truth import DriveTruth
+from bev_training.evaluation.evaluate import check_labels
+from bev_training.evaluation.report import iou_line
+from bev_training.metrics import PooledScores, Scores
 from bev_training.picture import draw_sheet, images_near
 from bev_training.synthetic.drive import write_drive
 from bev_training.synthetic.frames import frame_count
 from bev_training.synthetic.settings import DriveConfig
-from bev_training.synthetic.stored_truth import Truth, load_truth
 
 _NODE = 'bev_node'
 _READY = 'cameras, the first on'  # the node's log line once it is active
@@ -88,6 +88,7 @@ def run_demo(config: DemoConfig) -> Path:
     weights = config.weights or weights_path(SHIPPED_WEIGHTS)
     loaded = checkpoint.load(weights)
     model = loaded.model.config
+    check_labels(loaded, DriveTruth.classes, model.grid)
     grids_bag = config.out / 'grids'
     _check_out(config.out, grids_bag)
     drive = _drive(config)
@@ -96,28 +97,22 @@ def run_demo(config: DemoConfig) -> Path:
     recorded = _read(grids_bag, model)
     if not recorded.grids or 'latency_ms p50' not in recorded.counts:
         raise BevError(f'the node published no grid; see {config.out / "bev_node.log"}')
-    truth = load_truth(drive)
-    iou = _score(recorded, truth, model)
-    facts = _facts(recorded, iou)
+    truth = DriveTruth(drive, model.grid)
+    scores = _score(recorded, truth, model)
+    facts = _facts(recorded, scores)
     print(*facts, sep='\n')
     picture = config.out / 'demo.png'
     stamp = sorted(recorded.grids)[len(recorded.grids) // 2]
-    positive = truth.at(stamp, model.classes)
     draw_sheet(
         picture,
         images=images_near(drive / 'bag', stamp),
         cells=recorded.grids[stamp],
-        labels=LabelGrids(
-            classes=model.classes,
-            positive=positive,
-            hidden=np.zeros_like(positive),
-            known=np.ones(positive.shape[1:], bool),
-        ),
+        labels=truth.at(stamp, model.classes),
         classes=model.classes,
         grid=model.grid,
-        notes=[textwrap.fill(line, 42) for line in (*facts, f'Trained on: {loaded.trained_on}')],
+        notes=[*facts, f'Trained on: {loaded.trained_on}'],
     )
-    figures = {'iou': iou, 'grids': len(recorded.grids), **recorded.counts}
+    figures = {'scores': scores.as_json(), 'grids': len(recorded.grids), **recorded.counts}
     (config.out / 'demo.json').write_text(json.dumps(figures, indent=1) + '\n')
     print(f'Weights: {weights}\n  trained on: {loaded.trained_on}')
     print(f'Drive and grids as bags: {drive / "bag"}, {grids_bag}')
@@ -245,19 +240,19 @@ def _read(bag: Path, model: ModelConfig) -> Recorded:
     )
 
 
-def _score(recorded: Recorded, truth: Truth, model: ModelConfig) -> dict[str, float]:
-    """Score every grid against the truth at its stamp, where a camera sees."""
-    scores = PooledIou(len(model.classes))
+def _score(recorded: Recorded, truth: DriveTruth, model: ModelConfig) -> Scores:
+    """Score every grid against the truth at its stamp."""
+    pooled = PooledScores(model.classes, model.grid)
     for stamp, cells in recorded.grids.items():
-        scores.update(cells >= 50, truth.at(stamp, model.classes), cells[0] >= 0)
-    return dict(zip(model.classes, scores.compute().tolist(), strict=True))
+        probability = cells.astype(np.float32) / np.float32(100)
+        pooled.update(probability, truth.at(stamp, model.classes), cells[0] >= 0)
+    return pooled.result()
 
 
-def _facts(recorded: Recorded, iou: dict[str, float]) -> list[str]:
+def _facts(recorded: Recorded, scores: Scores) -> list[str]:
     """What a reader wants to know, a line each."""
     counts = recorded.counts
     images = sum(int(v) for k, v in counts.items() if k.startswith('images_'))
-    scores = ', '.join(f'{name} {value:.2f}' for name, value in iou.items())
     return [
         f'Frames in: {images} images in {counts["sets_in"]} sets; '
         f'grids out: {len(recorded.grids)} of each class',
@@ -266,5 +261,5 @@ def _facts(recorded: Recorded, iou: dict[str, float]) -> list[str]:
         f'(network alone {counts["infer_ms p50"]} ms)',
         f'Sets dropped: {counts.get("sets_skipped_busy", "0")} while the network was busy '
         f'(the newest is taken), {counts.get("sets_failed", "0")} unusable',
-        f'IoU over this drive where a camera sees: {scores}',
+        f'IoU over this drive where a camera sees: {iou_line(scores)}',
     ]

@@ -114,7 +114,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
 def replaced_folder(out: Path) -> Iterator[Path]:
     """Give a hidden folder beside `out` that takes its place at the end, or never.
 
-    What is in `out` is removed then; what a killed run has left beside it, at once.
+    What is in `out` is removed once the new one is in its place. What a killed run has left beside
+    it is cleared away first, and what that run had moved aside comes back. Only for the holder of
+    a lock: two at once would clear each other's work.
 
     Raises:
         BagError: something cannot be written.
@@ -122,9 +124,9 @@ def replaced_folder(out: Path) -> Iterator[Path]:
     out = Path(os.path.realpath(out))  # may be a link to another disk
     work, old = (out.with_name(f'.{out.name}{ending}') for ending in REPLACING)
     try:
-        for left in (work, old):
-            if left.exists():
-                shutil.rmtree(left)
+        if work.exists():
+            shutil.rmtree(work)
+        _bring_back(old, out)
         with existing_folder(out.parent):
             try:
                 work.mkdir()
@@ -134,9 +136,17 @@ def replaced_folder(out: Path) -> Iterator[Path]:
                 work.rename(out)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
-                shutil.rmtree(old, ignore_errors=True)
+                _bring_back(old, out)
     except OSError as error:  # of whoever writes: so with the name of the file
         raise BagError(f'{out} cannot be written: {error}') from error
+
+
+def _bring_back(old: Path, out: Path) -> None:
+    """Put a folder that was moved aside back, unless something took its place."""
+    if old.exists() and not out.exists():
+        old.rename(out)
+    elif old.exists():
+        shutil.rmtree(old)
 
 
 def _move(work: Path, target: Path) -> None:

@@ -25,31 +25,6 @@ BANDS_M = (0.0, 10.0, 20.0, 35.0, 50.0, math.inf)
 _NEGATIVE, _POSITIVE, _HIDDEN = range(3)
 
 
-class PooledIou:
-    """Intersection over union per class, pooled over all frames (not a mean of frames)."""
-
-    def __init__(self, classes: int) -> None:
-        """Start empty."""
-        self._intersection = np.zeros(classes)
-        self._union = np.zeros(classes)
-
-    def update(
-        self,
-        predicted: npt.NDArray[np.bool_],
-        truth: npt.NDArray[np.bool_],
-        valid: npt.NDArray[np.bool_],
-    ) -> None:
-        """Add one frame: (class, y, x) predicted and truth, (y, x) cells that count."""
-        self._intersection += (predicted & truth & valid).sum((1, 2))
-        self._union += ((predicted | truth) & valid).sum((1, 2))
-
-    def compute(self) -> npt.NDArray[np.float64]:
-        """Return IoU per class; NaN where neither truth nor prediction has the class."""
-        with np.errstate(invalid='ignore', divide='ignore'):
-            iou: npt.NDArray[np.float64] = self._intersection / self._union
-        return iou
-
-
 class PooledScores:
     """Counts cells of a set of samples, from which `Scores` tell IoU in every way.
 
@@ -105,12 +80,17 @@ class PooledScores:
             ConfigError: labels are of other classes or another grid.
             BevError: a probability is not finite.
         """
-        shape = (len(self.classes), *self.grid.shape[1:])
+        cells = self.grid.shape[1:]
+        shape = (len(self.classes), *cells)
         if labels.classes != self.classes:
             raise ConfigError(f'labels are of {labels.classes}, not of {self.classes}')
-        for name, array in (('probabilities', probability), ('labels', labels.positive)):
-            if array.shape != shape:
-                raise ConfigError(f'{name} have the shape {array.shape}, not {shape}')
+        for name, array, wanted in (
+            ('probabilities', probability, shape),
+            ('labels', labels.positive, shape),
+            ('seen cells', seen, cells),
+        ):
+            if array.shape != wanted:
+                raise ConfigError(f'{name} have the shape {array.shape}, not {wanted}')
         if not np.isfinite(probability).all():
             bad = [n for n, p in zip(self.classes, probability, strict=True)
                    if not np.isfinite(p).all()]  # fmt: skip
@@ -239,9 +219,19 @@ class Scores:
         return float(cells[1] / cells.sum()) if cells.sum() else math.nan
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values; None stands for a class that the truth does not have.
+        """Return plain values; None stands for an IoU where the truth does not have the class.
 
-        'iou' and so on are of all known cells, 'seen' is the same of the seen ones.
+        {'samples': number of them,
+         'coverage': share of the known cells that a live camera sees,
+         'classes': {CLASS: {CONVENTION: {
+             'iou': at 0.5,
+             'best': {'threshold', 'iou'},
+             'positive_cells': of the truth, over all samples,
+             'bands': {'0-10 m': at 0.5, ...},
+             'by_threshold': {'0.05': IoU, ...},
+             'seen': {all of these again, of the cells that a live camera sees}}}}}
+
+        All but 'seen' is of the known cells; a CONVENTION is 'visible' or 'all'.
         """
         return {
             'samples': self.samples,

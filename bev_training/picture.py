@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +23,9 @@ from bev_training.data.sample import LabelGrids
 
 _LAYOUT = ('front_left', 'front', 'front_right', 'back_left', 'back', 'back_right')
 _INK, _PAPER = '#e8eaed', '#17181c'
-_IMAGES_BESIDE, _GRIDS_BESIDE = 3, 6
+_IMAGES_BESIDE, _GRIDS_BESIDE = 3, 5  # in 6 columns, text is longer than a panel is high
+_TEXT_WIDTH = 231  # letters, at the text's size, beside each other on the whole sheet
+_GAP = 0.12  # between columns, in their width
 _IMAGE_ROW_IN, _GRID_ROW_IN = 2.85, 3.25
 _UNSEEN, _SEEN = (60, 60, 66), (22, 22, 26)
 _HIT, _FALSE, _MISSED = (235, 235, 235), (255, 138, 60), (66, 133, 244)
@@ -48,7 +51,7 @@ def draw_sheet(
         labels: the truth, of the same classes; None where nobody knows it.
         classes: names.
         grid: geometry of both.
-        notes: lines of text beside the grids.
+        notes: paragraphs of text beside the grids; they are wrapped.
 
     Raises:
         BagError: the picture cannot be written.
@@ -58,8 +61,8 @@ def draw_sheet(
     rows = max((row for row, _ in places.values()), default=-1) + 1
     step = 1 if labels is None else 2  # rows of panels: the truth lies below
     panels = len(names) + (3 if labels is None else 2)  # all, coverage, and the text
-    columns = panels if panels <= _GRIDS_BESIDE else _GRIDS_BESIDE - 1
-    bands = -(-panels // columns) * step
+    lines = -(-panels // _GRIDS_BESIDE)
+    columns, bands = -(-panels // lines), lines * step
     heights = (max(rows, 0.01) * _IMAGE_ROW_IN, bands * _GRID_ROW_IN)
     figure = Figure(figsize=(16, sum(heights)), dpi=90, facecolor=_PAPER)
     halves = figure.add_gridspec(2, 1, height_ratios=heights, hspace=0.07)
@@ -67,7 +70,7 @@ def draw_sheet(
         spec = halves[0].subgridspec(rows, _IMAGES_BESIDE, hspace=0.1, wspace=0.02)
         for name, at in places.items():
             _draw_image(figure, spec, at, images.get(name), name)
-    spec = halves[1].subgridspec(bands, columns, hspace=0.14, wspace=0.12)
+    spec = halves[1].subgridspec(bands, columns, hspace=0.14, wspace=_GAP)
     upper = _predicted(cells, valid, names)
     lower = [] if labels is None else _against_truth(cells, valid, names, labels)
     for i, (picture, title) in enumerate(upper):
@@ -77,10 +80,12 @@ def draw_sheet(
         at = step * (i // columns) + 1, i % columns
         grid_panel(figure.add_subplot(spec[at]), picture, grid, title)
     row, column = divmod(panels - 1, columns)
-    text = figure.add_subplot(spec[step * row + step - 1, column])
+    text = figure.add_subplot(spec[step * row + step - 1, column:])
     text.set_axis_off()
-    said = '\n'.join(notes)
-    text.text(0, 1, f'{_legend(labels)}\n\n{said}', color=_INK, fontsize=9, va='top')
+    left, whole = columns - column, columns + _GAP * (columns - 1)
+    letters = min(int(_TEXT_WIDTH * (left + _GAP * (left - 1)) / whole), 80)
+    said = [textwrap.fill(paragraph, letters) for paragraph in (_legend(labels), '', *notes)]
+    text.text(0, 1, '\n'.join(said), color=_INK, fontsize=9, va='top')
     margin = 0.3 / sum(heights)
     figure.subplots_adjust(left=0.03, right=0.99, top=1 - margin, bottom=1.2 * margin)
     try:
@@ -118,14 +123,14 @@ def _against_truth(
 
 
 def _legend(labels: LabelGrids | None) -> str:
-    text = 'Forward is up, the vehicle the red mark;\nticks in metres.'
+    text = 'Forward is up, the vehicle the red mark; ticks in metres.'
     if labels is None:
         return text
-    text += ' Against truth, at 0.5: white\nhit, orange false, blue missed, grey unseen'
+    text += ' Against truth, at 0.5: white hit, orange false, blue missed, grey unseen'
     if not labels.known.all():
-        text += '\nor unknown'
+        text += ' or unknown'
     if labels.hidden.any():
-        text += ';\nviolet: hardly visible objects (pale: hit)'
+        text += '; violet: hardly visible objects (pale: hit)'
     return text + '.'
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bev_perception.errors import BagError, BevError, CalibrationError, ConfigError
+from bev_perception.errors import BagError, BevError, CalibrationError
 from bev_perception.model.checkpoint import Checkpoint
 from bev_perception.model.config import ModelConfig
 from bev_perception.occupancy import to_cells
@@ -104,11 +104,14 @@ class Replay:
 def find_input(path: Path) -> ReplayInput:
     """Return what a user named: a recording, or the folder of a synthetic drive.
 
+    A drive is known by its folder, by the bag in it, or by the file in that.
+
     Raises:
         BagError: it is no recording, or several.
     """
     whole = path.absolute()
-    drive = next((f for f in (whole, whole.parent) if (f / 'drive.json').is_file()), None)
+    folders = [whole] + [bag.parent for bag in (whole, whole.parent) if bag.name == 'bag']
+    drive = next((f for f in folders if (f / 'drive.json').is_file()), None)
     bag = path / 'bag' if drive == whole else path
     sources = find_bags([bag])
     if len(sources) > 1:
@@ -152,6 +155,13 @@ def replay(
     predictor = Predictor(loaded.model, device=device, precision=precision)
     began, took_s, covered = time.monotonic(), [], []
     middle: Instant | None = None
+    share = 0.0
+
+    def reached(now: float) -> None:
+        nonlocal share
+        share = now
+        progress(share)
+
     with (
         given.source.open() as recording,
         ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix='decode') as pool,
@@ -160,8 +170,7 @@ def replay(
         rig = choose_topics(recording, settings)
         beginning = read_beginning(recording, rig, settings.base_frame)
         selector = FrameSelector(rig, settings, beginning)
-        middle_ns = (recording.start_ns + recording.end_ns) // 2
-        with closing(_watched(recording, rig, progress)) as watched:
+        with closing(_watched(recording, rig, reached)) as watched:
             for view_set in view_sets(
                 selector, watched, at_least_px=decode_size_px(config), executor=pool
             ):
@@ -174,7 +183,7 @@ def replay(
                 labels = truth.at(view_set.stamp_ns, scored) if truth else None
                 if pooled is not None and labels is not None:
                     _update(pooled, said, labels, config, loaded.path)
-                if middle is None or middle.view_set.stamp_ns < middle_ns:
+                if middle is None or share <= 0.5:  # by bag time: stamps may be of another clock
                     middle = Instant(view_set=view_set, cells=cells, labels=labels)
         counts = counts_of(selector, recording)
         if middle is None:
@@ -279,8 +288,6 @@ def _update(
     rows = [config.classes.index(name) for name in labels.classes]
     try:
         pooled.update(said.classes[rows], labels, said.valid)
-    except ConfigError:
-        raise
     except BevError as error:
         raise BevError(f'{weights}: {error}') from error
 

@@ -54,7 +54,8 @@ def load_backbone(model: BevModel, weights: str) -> str:
             folder that holds one.
 
     Returns:
-        One line that says what was loaded.
+        One line that says what was loaded; of a file also whether the model's mean and std are
+        others than timm's weights of this backbone expect (a file does not tell its own).
 
     Raises:
         CheckpointError: the weights are not there, cannot be read or do not fit.
@@ -63,8 +64,10 @@ def load_backbone(model: BevModel, weights: str) -> str:
     backbone = model.config.backbone
     if weights == 'random':
         return f'{backbone}: random weights'
+    other_statistics, note = _other_statistics(model), ''
     if weights == 'imagenet':
-        _check_statistics(model)
+        if other_statistics:
+            raise ConfigError(other_statistics)
         if backbone == LITE0:
             state, source = _lite0(model.encoder.trunk)
         else:
@@ -72,19 +75,22 @@ def load_backbone(model: BevModel, weights: str) -> str:
     else:
         path = _weights_file(Path(weights).expanduser())
         state, source = _read(path), str(path)
+        note = f'; {other_statistics}' if other_statistics else ''
     count = _fill(model.encoder.trunk, state, f'{source} ({backbone})')
-    return f'{backbone}: {count} tensors from {source}'
+    return f'{backbone}: {count} tensors from {source}{note}'
 
 
-def _check_statistics(model: BevModel) -> None:
+def _other_statistics(model: BevModel) -> str:
+    """Say how the model's mean and std differ from those of its ImageNet weights, or nothing."""
     config = model.config
     mean, std = imagenet_statistics(config.backbone)
     pairs = zip((*mean, *std), (*config.mean, *config.std), strict=True)
-    if any(abs(wanted - got) > _STATISTICS_TOLERANCE for wanted, got in pairs):
-        raise ConfigError(
-            f'the imagenet weights of {config.backbone} expect model.mean {list(mean)} and '
-            f'model.std {list(std)}, not {list(config.mean)} and {list(config.std)}'
-        )
+    if all(abs(wanted - got) <= _STATISTICS_TOLERANCE for wanted, got in pairs):
+        return ''
+    return (
+        f'the imagenet weights of {config.backbone} expect model.mean {list(mean)} and '
+        f'model.std {list(std)}, not {list(config.mean)} and {list(config.std)}'
+    )
 
 
 def _lite0(trunk: nn.Module) -> tuple[dict[str, Tensor], str]:

@@ -13,6 +13,10 @@ from bev_training.cli import _parser
 DOCUMENTS = ['README.md', 'pip_ros/README.md', 'test/golden/README.md', 'docs']
 
 
+def _verbs() -> tuple[str, ...]:
+    return tuple(next(a.choices for a in _parser()._actions if getattr(a, 'choices', None)))
+
+
 def documents(repository: Path) -> list[Path]:
     paths = [repository / name for name in DOCUMENTS]
     return [q for p in paths for q in (sorted(p.glob('*.md')) if p.is_dir() else [p])]
@@ -39,14 +43,14 @@ def test_readme_names_every_parameter(repository: Path) -> None:
 
 
 def test_commands_that_are_named_exist(repository: Path) -> None:
-    actions = [a for a in _parser()._actions if getattr(a, 'choices', None)]
-    verbs = set(actions[0].choices)
+    verbs = _verbs()
     makefile = (repository / 'Makefile').read_text()
     for document in documents(repository):
         text = document.read_text()
         for verb in re.findall(r'`(?:\.venv/bin/)?bev ([a-z]+)', text):
             assert verb in verbs, f'{document.name}: bev {verb}'
-        for target in re.findall(r'\bmake ([a-z-]+)\b(?=[^`\n]*`|  )', text):
+        code = re.findall(r'`([^`\n]+)`|^ *(make [a-z-]+)(?=$|  | &&)', text, re.M)
+        for target in re.findall(r'\bmake ([a-z-]+)', '\n'.join(map(''.join, code))):
             assert re.search(rf'^{target}:', makefile, re.M), f'{document.name}: make {target}'
         for script in re.findall(r'\b(benchmarks/\w+\.py)', text):
             assert (repository / script).exists(), f'{document.name}: {script}'
@@ -55,11 +59,12 @@ def test_commands_that_are_named_exist(repository: Path) -> None:
 def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     from bev_training.cli import main
 
-    for verb in ('synth', 'preview', 'demo', 'convert', 'inspect'):
+    for verb in _verbs():
         with pytest.raises(SystemExit) as stopped:
             main([verb, '--help'])
         assert stopped.value.code == 0
-        assert {'preview': 'DRIVE', 'inspect': 'PATH'}.get(verb, 'OUT') in capsys.readouterr().out
+        named = {'preview': 'DRIVE', 'inspect': 'PATH', 'label': 'FRAMES'}.get(verb, 'OUT')
+        assert named in capsys.readouterr().out, verb
     with pytest.raises(SystemExit) as stopped:
         main(['fly'])
     assert stopped.value.code == 2

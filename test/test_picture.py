@@ -17,7 +17,7 @@ GRID = BevGrid(x_range_m=(-10, 10), y_range_m=(-10, 10), cell_m=1)
 RIG = ('front_left', 'front', 'front_right', 'back_left', 'back', 'back_right')
 
 
-def draw(path, cameras, classes, *, truth: bool = True):
+def draw(path, cameras, classes, *, truth: bool = True, notes=('a note',)):
     rng = np.random.default_rng(0)
     cells = rng.integers(0, 99, (len(classes), 20, 20)).astype(np.int8)
     cells[:, 15:] = -1
@@ -35,7 +35,7 @@ def draw(path, cameras, classes, *, truth: bool = True):
         labels=labels if truth else None,
         classes=classes,
         grid=GRID,
-        notes=['a note'],
+        notes=notes,
     )
     return cv2.imread(str(path))
 
@@ -49,7 +49,8 @@ def share_of_paper(picture) -> float:
     [
         (RIG, CLASSES[:3], True, 1098),  # two rows of images, two of grids
         (('front', 'left', 'rear', 'right'), CLASSES[:1], True, 1098),
-        (RIG[:2], CLASSES[:3], False, 805),  # those that are missing have their places
+        (RIG[:2], CLASSES[:2], False, 805),  # those that are missing have their places
+        (RIG, CLASSES[:5], True, 1683),  # two rows of images, four of grids
         ((), CLASSES[:3], True, 587),
         (tuple(f'camera_{i}' for i in range(7)), CLASSES, True, 2524),  # 3 rows; 13 panels in 3
     ],
@@ -59,6 +60,21 @@ def test_everything_has_its_place(tmp_path, cameras, classes, truth, height) -> 
     assert picture.shape[1] == 1440 and abs(picture.shape[0] - height) <= 3
     assert share_of_paper(picture) < 0.75
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['a.png']
+
+
+@pytest.mark.parametrize(('classes', 'truth'), [(3, True), (5, True), (3, False)])
+def test_text_stays_on_the_sheet(tmp_path, classes, truth) -> None:
+    notes = [
+        'Frames in: 432 images in 72 sets; grids out: 47 of each class',
+        'Latency, arrival of the stamped image to publication: p50 118 ms, p95 160 ms (network '
+        'alone 96 ms)',
+        'Sets dropped: 25 while the network was busy (the newest is taken), 0 unusable',
+        f'IoU where a camera sees: {", ".join(f"{name} 0.55" for name in CLASSES[:classes])}',
+        'Trained on: 50 synthetic drives of `bev synth` and nothing real (1800 steps; the encoder '
+        'is from ImageNet)',
+    ]
+    picture = draw(tmp_path / 'a.png', (), CLASSES[:classes], truth=truth, notes=notes)
+    assert share_of_paper(picture[:, -8:]) == share_of_paper(picture[-8:]) == 1
 
 
 def test_a_camera_without_an_image_says_so(tmp_path) -> None:

@@ -29,10 +29,21 @@ class BevModel(nn.Module):
 
     def encode(self, inputs: BevInputs) -> FeatureVolume:
         """Return the image features in the BEV volume."""
-        b, n = inputs.images.shape[:2]
         table = self.lift_table(inputs)
-        features = self.encoder(inputs.images.flatten(0, 1)).unflatten(0, (b, n))
+        features = self._image_features(inputs)
         return FeatureVolume(features=lift_with_table(features, table), valid=table.valid)
+
+    def _image_features(self, inputs: BevInputs) -> Tensor:
+        """Return (b, n, c, h/8, w/8), of any value where a camera is missing."""
+        images, live = inputs.images.flatten(0, 1), inputs.live.flatten()
+        if self.training and live.any() and not live.all():
+            # Batch norms would take the zeros of missing cameras for images.
+            encoded = self.encoder(images[live])
+            features = encoded.new_zeros(len(images), *encoded.shape[1:])
+            features[live] = encoded
+        else:
+            features = self.encoder(images)
+        return features.unflatten(0, inputs.live.shape)
 
     def lift_table(self, inputs: BevInputs) -> LiftTable:
         """Return the lifting table of a batch of view sets."""

@@ -54,13 +54,15 @@ def save(path: Path, model: BevModel, card: Mapping[str, str], *, half: bool = F
 
     Raises:
         CheckpointError: weights are not finite (as float16).
+        OSError: it cannot be written; likewise SafetensorError.
     """
     tensors = {}
     for name, tensor in model.state_dict().items():
         value = tensor.detach().cpu().contiguous()
         value = value.half() if half and value.is_floating_point() else value
         if not torch.isfinite(value).all():
-            raise CheckpointError(f'{path}: {name} holds values that are not finite; not saved')
+            what = 'too large for float16, or not finite' if half else 'not finite'
+            raise CheckpointError(f'{path}: {name} holds values that are {what}; not saved')
         tensors[name] = value
     metadata = {
         'format': FORMAT,
@@ -68,9 +70,15 @@ def save(path: Path, model: BevModel, card: Mapping[str, str], *, half: bool = F
         'card': json.dumps(dict(card)),
     }
     partial = path.with_name(f'{path.name}.partial')
-    save_file(tensors, partial, metadata)
-    partial.chmod(0o644)  # safetensors writes files that only their owner can read
-    os.replace(partial, path)
+    try:
+        save_file(tensors, partial, metadata)
+        partial.chmod(0o644)  # safetensors writes files that only their owner can read
+        with partial.open('rb') as file:
+            os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def load(path: str | Path) -> Checkpoint:

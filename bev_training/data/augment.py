@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import cv2
 import numpy as np
 
 from bev_perception.model.config import ModelConfig
@@ -87,13 +88,15 @@ def vary_view(
     factor = rng.uniform(*config.resize)
     most = int(config.crop_share * height)
     shift_u, shift_v = rng.integers(-most, most + 1, 2).tolist()
+    full_px, scaled_px = view.camera.size_px, _scaled(size_px, factor)
     if not view.camera.is_pinhole:
         # Maps of a lens are kept per size: one size for all draws, or each would make its own.
-        view = _pinhole(view, _scaled(size_px, max(1.0, config.resize[1])))
-    view = _pinhole(view, _scaled(size_px, factor))
-    have_width, have_height = view.camera.size_px
-    left = (have_width - width) // 2 + shift_u
-    top = (have_height - height) // 2 + shift_v
+        view = _pinhole(view, _covering(full_px, _scaled(size_px, max(1.0, config.resize[1]))))
+    # The whole image is kept, so that a crop finds the sky that `to_pinhole` cuts off.
+    have_width, have_height = _covering(full_px, scaled_px)
+    view = _resized(_pinhole(view, view.camera.size_px), (have_width, have_height))
+    left = (have_width - scaled_px[0]) // 2 + (scaled_px[0] - width) // 2 + shift_u
+    top = have_height - scaled_px[1] + (scaled_px[1] - height) // 2 + shift_v
     # Part of the image that stays, in its own pixels.
     u0, u1 = (int(np.clip(u, 0, have_width)) for u in (left, left + width))
     v0, v1 = (int(np.clip(v, 0, have_height)) for v in (top, top + height))
@@ -109,6 +112,22 @@ def vary_view(
 def _pinhole(view: CameraView, size_px: tuple[int, int]) -> CameraView:
     image, camera, ego_T_cam = to_pinhole(view, size_px)
     return replace(view, image=image, camera=camera, ego_T_cam=ego_T_cam)
+
+
+def _resized(view: CameraView, size_px: tuple[int, int]) -> CameraView:
+    if size_px == view.camera.size_px:
+        return view
+    shrinks = size_px[0] < view.camera.size_px[0]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    image = np.asarray(cv2.resize(view.image, size_px, interpolation=how), np.uint8)
+    return replace(view, image=image, camera=view.camera.resized(size_px))
+
+
+def _covering(have_px: tuple[int, int], size_px: tuple[int, int]) -> tuple[int, int]:
+    """Return the size of an image of `have_px` scaled to cover `size_px`, as `to_pinhole` does."""
+    scale = max(size_px[0] / have_px[0], size_px[1] / have_px[1])
+    width, height = (round(side * scale) for side in have_px)
+    return max(size_px[0], width), max(size_px[1], height)
 
 
 def _scaled(size_px: tuple[int, int], factor: float) -> tuple[int, int]:

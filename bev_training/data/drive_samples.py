@@ -16,7 +16,7 @@ from bev_perception.geometry.grid import BevGrid
 from bev_perception.views import ViewSet
 from bev_training.data.drives import Drive, find_drives
 from bev_training.data.frame import LidarSweep
-from bev_training.data.label_store import LabelStore, labels_of
+from bev_training.data.label_store import LabelStore, labels_of, not_local
 from bev_training.data.paths import is_local, to_path
 from bev_training.data.sample import GroundBoxes, LabelGrids
 from bev_training.data.shards import key_of
@@ -27,7 +27,8 @@ _OPEN = 64  # drives at once: opening one takes a millisecond, and it holds a qu
 class DriveSamples:
     """The labelled frames of converted drives; see `SampleSource`.
 
-    Only numbers are kept of every sample, and a few drives are open at a time.
+    Only numbers are kept of every sample, and a few drives are open at a time. Can be pickled, and
+    used after a fork; several threads need a copy each (pickled and back).
 
     Attributes:
         classes: of the labels, in this order.
@@ -41,16 +42,18 @@ class DriveSamples:
         self.classes, self.grid = tuple(classes), grid
         self.unlabelled = 0
         self._folders: list[Path] = []
-        cameras: dict[str, None] = {}
+        rigs: dict[tuple[str, ...], None] = {}
         frames: list[npt.NDArray[np.int32]] = []
+        path = to_path(path)
+        if not is_local(path):
+            raise not_local(path)
         for folder in find_drives(path):
-            labels = labels_of(folder)
-            if not is_local(labels) or not labels.exists():
+            if not labels_of(folder).exists():
                 self.unlabelled += 1
                 continue
             drive, store = _opened(folder)
             store.check(classes, grid)
-            cameras |= dict.fromkeys(drive.cameras)
+            rigs[drive.cameras] = None
             frames.append(np.flatnonzero(store.labelled).astype(np.int32))
             self._folders.append(folder)
         if not self._folders:
@@ -58,7 +61,8 @@ class DriveSamples:
                 f'{path} has no labels; `bev label` writes those of synthetic drives, '
                 'docs/training.md tells how to write your own'
             )
-        self.cameras: tuple[str, ...] = tuple(cameras)
+        largest_first = sorted(rigs, key=len, reverse=True)  # it knows the order of the others
+        self.cameras = tuple(dict.fromkeys(name for rig in largest_first for name in rig))
         self._frame = np.concatenate(frames)
         self._drive = np.repeat(np.arange(len(frames), dtype=np.int32), [len(f) for f in frames])
         if not len(self._frame):
@@ -115,9 +119,17 @@ class DriveSamples:
         clouds = [_in_ego(sweep) for sweep in frame.sweeps]
         return np.concatenate([np.empty((0, 3), np.float32), *clouds])
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How many drives are left out."""
+        if not self.unlabelled:
+            return ()
+        what = 'drive has' if self.unlabelled == 1 else 'drives have'
+        return (f'{self.unlabelled} {what} no labels, left out',)
+
     def facts(self, i: int) -> Mapping[str, str]:
         """Return what the labels say of a sample's drive, such as its weather."""
-        return self._drive_of(i)[1].facts
+        return dict(self._drive_of(i)[1].facts)
 
     def _name(self, i: int) -> str:
         return self._folders[self._drive[i]].name
@@ -143,7 +155,7 @@ def open_drives(path: Path | str, classes: Sequence[str], grid: BevGrid) -> Driv
         BagError: there are no drives, no labels, or something is damaged.
         ConfigError: labels have no such class, or are of another grid.
     """
-    return DriveSamples(to_path(path), classes, grid)
+    return DriveSamples(path, classes, grid)
 
 
 def _opened(folder: Path) -> tuple[Drive, LabelStore]:

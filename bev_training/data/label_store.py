@@ -75,10 +75,11 @@ def write_labels(
     if not classes or len(set(classes)) < len(classes):
         raise ConfigError(f'{folder}: classes are {list(classes)}; each must be named once')
     if not is_local(folder):
-        raise _not_local(folder)
+        raise not_local(folder)
     if entries(folder) and not (replace and (folder / _HEAD).exists()):
-        holds = 'labels already' if (folder / _HEAD).exists() else entries(folder)[0].name
-        raise BagError(f'{folder} holds {holds}')
+        name = entries(folder)[0].name
+        holds = 'labels already' if (folder / _HEAD).exists() else f'{name}, but no {_HEAD}'
+        raise BagError(f'{folder} holds {holds}; remove it, or write elsewhere')
     _, rows, columns = grid.shape
     packed, objects = (columns + 7) // 8, dict[str, int]()
     labelled, box_frame, all_known = bytearray(), [0], True
@@ -145,7 +146,7 @@ class LabelStore:
         """
         self.folder = folder
         if not is_local(folder):
-            raise _not_local(folder)
+            raise not_local(folder)
         head = _read_head(folder / _HEAD)
         try:
             self.classes: tuple[str, ...] = tuple(map(str, head['classes']))
@@ -369,9 +370,9 @@ def _as_table(boxes: GroundBoxes, objects: dict[str, int]) -> AnyArray:
     """Return boxes as rows of boxes.npy; names that are new are numbered."""
     numbers = [objects.setdefault(name, len(objects)) for name in boxes.names]
     columns = (boxes.center_m, boxes.size_m, boxes.yaw_rad, boxes.visibility, boxes.lidar_points)
-    parts = [np.array(numbers, float), *columns]
-    return np.concatenate([p.reshape(len(numbers), -1) for p in parts], axis=1, dtype=float)
+    return np.column_stack([np.array(numbers, float), *columns]).astype(float)
 
 
-def _not_local(folder: Path) -> BagError:
+def not_local(folder: Path) -> BagError:
+    """Return what there is to say of labels in an object store."""
     return BagError(f'{folder}: labels need a folder on a disk; copy the drives to one')

@@ -129,8 +129,9 @@ class _Stream:
     def __getitem__(self, position: int) -> int:
         epoch, at = divmod(position, len(self._indices))
         if epoch != self._epoch:
-            # Three numbers: the samples' own generators are seeded with two.
-            rng = np.random.default_rng([self._seed, epoch, 0])
+            # Not the generators of samples, which have two numbers: a third of 0 would change
+            # nothing, numpy takes it for absent.
+            rng = np.random.default_rng([self._seed, epoch, 1])
             self._epoch, self._order = epoch, rng.permutation(len(self._indices))
         return int(self._indices[self._order[at]])
 

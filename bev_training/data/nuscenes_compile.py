@@ -297,6 +297,8 @@ def _splits(folder: Path, scenes: Sequence[str]) -> tuple[dict[str, list[str]], 
     }
     path = folder / 'splits.json'
     own = json.loads(path.read_text()) if path.is_file() else {}
+    if not isinstance(own, dict) or not all(isinstance(each, list) for each in own.values()):
+        raise BagError(f'{path} is no table of splits, each a list of scenes')
     for name, each in own.items():
         unknown = [scene for scene in each if scene not in present]
         if unknown:
@@ -330,8 +332,14 @@ def _reading(folder: Path) -> Iterator[None]:
         ) from error
     except json.JSONDecodeError as error:
         raise BagError(f'{folder}: a table is no JSON: {error}') from error
-    except (AssertionError, IndexError, TypeError, ValueError, CalibrationError) as error:
-        raise BagError(f'{folder}: the tables are damaged: {error}') from error
+    except AssertionError as error:  # such as a picture of a map that is not there
+        raise BagError(f'{folder}: {_said(error)}') from error
+    except (AttributeError, IndexError, TypeError, ValueError, CalibrationError) as error:
+        raise BagError(f'{folder}: the tables are damaged: {_said(error)}') from error
+
+
+def _said(error: Exception) -> str:
+    return ' '.join(str(error).split()) or type(error).__name__
 
 
 def _numbers(pose: Rigid) -> AnyArray:

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +75,11 @@ def cached_labels(
         for location in maps:
             outlined[location] = NearbyMap(read_map(dataroot, location, whole), grid)
             report('maps', len(outlined), len(maps))
-        grids = _rasterised(index, rows, outlined, whole, grid, workers or _cores())
-        frames = _counted(grids, len(rows), report)
         source = f'nuScenes format, {dataroot.resolve()}'
-        write_labels(folder, whole, grid, ((each, None) for each in frames), source=source)
+        made = _rasterised(index, rows, outlined, whole, grid, workers or _cores())
+        with closing(made):  # whatever happens, its processes end here
+            frames = ((each, None) for each in _counted(made, len(rows), report))
+            write_labels(folder, whole, grid, frames, source=source, replace=True)
     return LabelStore(folder)
 
 
@@ -126,7 +128,7 @@ def _rasterised(
     classes: tuple[str, ...],
     grid: BevGrid,
     workers: int,
-) -> Iterator[LabelGrids]:
+) -> Generator[LabelGrids, None, None]:
     """Yield the grids of samples in order, from this process or from several."""
     if workers < 2 or len(rows) < _MANY:
         for i in rows.tolist():

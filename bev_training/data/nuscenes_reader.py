@@ -224,7 +224,7 @@ def tables_of(dataroot: Path, version: str | None = None) -> Path:
     if not found:
         raise BagError(f'{dataroot} holds no tables like v1.0-mini/sample_data.json')
     if version is None and len(found) > 1:
-        raise BagError(f'{dataroot} has the versions {", ".join(found)}; name one')
+        raise BagError(f'{dataroot} has the versions {", ".join(found)}; name one as version')
     if version is not None and version not in found:
         raise BagError(f'{dataroot} has no version {version!r}, only {", ".join(found)}')
     folder = dataroot / (version or found[0])

@@ -8,6 +8,7 @@ camera's pose.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ from bev_training.data.nuscenes_reader import tables_of
 from bev_training.data.nuscenes_splits import scenes_of
 from bev_training.data.sample import GroundBoxes, LabelGrids
 from bev_training.nuscenes_tables import POINT_FIELDS
+from bev_training.synthetic.conditions import WEATHERS
 
 
 def open_nuscenes(
@@ -196,9 +198,18 @@ class NuscenesSamples:
         points = np.frombuffer(data, '<f4').reshape(-1, len(POINT_FIELDS))[:, :3]
         return rigid.transform_points(ego_T_lidar, points.astype(np.float64)).astype(np.float32)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
     def facts(self, i: int) -> Mapping[str, str]:
-        """Return name, location, description and log of a sample's scene."""
-        return dict(self.index.scene(self._row(i)))
+        """Return name, location, description and log of a sample's scene, and its weather where
+        the description tells it; see `weather_of`.
+        """
+        facts = dict(self.index.scene(self._row(i)))
+        weather = weather_of(facts['description'])
+        return facts | {'weather': weather} if weather else facts
 
     def _row(self, i: int) -> int:
         return int(self.rows[range(len(self))[i]])
@@ -211,6 +222,16 @@ class NuscenesSamples:
             raise BagError(_missing(path)) from error
         except OSError as error:
             raise BagError(f'{path} cannot be read: {error.strerror or error}') from error
+
+
+def weather_of(description: str) -> str:
+    """Return 'rain', 'night', 'night rain' or what else of `WEATHERS` a scene's description tells;
+    '' where it tells nothing. As usual with nuScenes, 'after rain' is rain: streets are wet.
+    """
+    said = description.lower()
+    found = [name for name in ('night', 'rain') if re.search(rf'\b{name}(y|ing)?\b', said)]
+    parts = {part.strip() for part in said.split(',')}  # the town's, as a part of their own
+    return ' '.join(found) or next((name for name in WEATHERS if name in parts), '')
 
 
 def _check_files(dataroot: Path, index: NuscenesIndex, rows: Index) -> None:

@@ -81,7 +81,9 @@ class Sample:
 
 
 class SampleSource(Protocol):
-    """Labelled instants in a fixed order: by scene, then by time. Can be pickled, and forked."""
+    """Labelled instants in a fixed order: by scene, then by time. Can be pickled, and
+    forked; several threads need a copy each.
+    """
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -102,6 +104,10 @@ class SampleSource(Protocol):
     @property
     def scenes(self) -> Sequence[str]:
         """The scene or drive that each sample belongs to."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its user should know, a line each, such as what is left out."""
 
     def __len__(self) -> int:
         """Number of samples."""

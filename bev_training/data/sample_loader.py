@@ -70,6 +70,8 @@ class SampleLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches in the plan's order."""
         context = None
+        if not self._length:
+            return  # a rank may have nothing to evaluate: no process is started for that
         if self._workers:
             # Not forked from this process, which has threads, and perhaps a GPU, of its own.
             context = multiprocessing.get_context('forkserver')

@@ -10,6 +10,8 @@ from bev_perception.geometry.grid import BevGrid
 from bev_training.data.paths import is_local, to_path
 from bev_training.data.sample import SampleSource
 
+_TABLE = 'sample_data.json'  # tells a folder of nuScenes' tables
+
 
 def open_source(
     path: str | Path,
@@ -38,9 +40,11 @@ def open_source(
         ConfigError: a class or the grid does not fit the labels, or a split is asked of drives.
     """
     place = to_path(path)
-    if not place.exists():
+    if is_local(place) and not place.exists():
         raise BagError(f'{place} does not exist')
-    if is_local(place) and _has_tables(place, version):
+    if is_local(place) and (place / _TABLE).is_file():
+        raise BagError(f'{place} holds tables only; name {place.parent}, version {place.name}')
+    if is_local(place) and has_tables(place):
         from bev_training.data.nuscenes_samples import open_nuscenes
 
         return open_nuscenes(
@@ -56,12 +60,14 @@ def open_source(
         if value:
             raise ConfigError(
                 f"{name} is {value!r}; {place} is no data set in nuScenes' format (a folder with "
-                f'{version or "v1.0-*"}), and drives have no {name}s'
+                f'v1.0-*/{_TABLE}), and drives have no {name}s'
             )
     from bev_training.data.drive_samples import open_drives
 
     return open_drives(place, classes, grid)
 
 
-def _has_tables(place: Path, version: str) -> bool:
-    return any(folder.is_dir() for folder in place.glob(version or 'v1.0-*'))
+def has_tables(place: Path) -> bool:
+    """Whether a folder is a data set in nuScenes' format."""
+    named = any(folder.is_dir() for folder in place.glob('v1.0-*'))
+    return named or any(place.glob(f'*/{_TABLE}'))  # a version may have another name

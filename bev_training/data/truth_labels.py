@@ -22,6 +22,7 @@ from bev_training.data.drive_index import matrix
 from bev_training.data.drives import Drive, find_drives
 from bev_training.data.label_classes import CLASSES, OBJECTS
 from bev_training.data.label_store import Labels, LabelStore, labels_of, write_labels
+from bev_training.data.locks import drive_lock
 from bev_training.data.paths import is_local, to_path
 from bev_training.data.sample import HIDDEN_UP_TO, GroundBoxes, LabelGrids
 from bev_training.outlines import Outlines, crossing_lines, outlines
@@ -168,7 +169,7 @@ def write_truth(
     """
     drive, known = Drive(folder), load_truth(truth)
     world = known.config.world()
-    _check_town(known, world, truth)
+    check_town(known, world, truth)
     return write_labels(
         labels_of(folder),
         CLASSES,
@@ -264,8 +265,13 @@ def _ground_boxes(
     )
 
 
-def _check_town(truth: Truth, world: World, folder: Path) -> None:
+def check_town(truth: Truth, world: World, folder: Path) -> None:
     """Make sure that the town is the one that was rendered.
+
+    Args:
+        truth: of the drive, with its own grid.
+        world: made from its settings.
+        folder: of the drive, for what is said.
 
     Raises:
         BagError: another version of it was.
@@ -333,7 +339,9 @@ def _label(one: LabelledDrive) -> str | None:
 
 def _problem_of(one: LabelledDrive, report: Callable[[int], None]) -> str | None:
     try:
-        write_truth(one.labels.parent, one.truth, progress=report)
+        folder = one.labels.parent
+        with drive_lock(folder.parent, folder.name):  # nor is it converted meanwhile
+            write_truth(folder, one.truth, progress=report)
     except BevError as error:
         return str(error)
     return None

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 from bev_perception.errors import BagError
 from bev_perception.geometry.grid import BevGrid
 from bev_training.data.label_classes import CLASSES
 from bev_training.data.sample import LabelGrids
-from bev_training.data.truth_labels import labels_at
-from bev_training.outlines import Outlines, crossing_lines, outlines
+from bev_training.data.truth_labels import check_town, crossings_of, labels_at
 from bev_training.synthetic.stored_truth import load_truth
-from bev_training.synthetic.world import World
 
 BASE_FRAME = 'base_link'  # of synthetic drives
 
@@ -37,9 +34,13 @@ class DriveTruth:
             grid: of the labels, whatever that of the stored truth.
 
         Raises:
-            BagError: it is missing, damaged or of another version.
+            BagError: it is missing, damaged or of another version, or of another town than its
+                settings make here.
         """
         stored = load_truth(drive)
+        self._world = stored.config.world()
+        check_town(stored, self._world, drive)
+        self._crossings = crossings_of(self._world)
         self.grid = grid
         self._drive, self._config = drive, stored.config
         self._truth = replace(stored, config=replace(stored.config, grid=grid))
@@ -65,13 +66,3 @@ class DriveTruth:
             hidden=grids.hidden[rows],
             known=grids.known,
         )
-
-    @cached_property
-    def _world(self) -> World:
-        return self._config.world()
-
-    @cached_property
-    def _crossings(self) -> Outlines:
-        town = self._world.town
-        lines = [edge for crossing in town.crossings for edge in crossing_lines(crossing)]
-        return outlines(('ped_crossing_line',), lines={'ped_crossing_line': lines})

@@ -7,8 +7,9 @@ import pickle
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from bev_training.metrics import PooledScores, Scores
 
 _MOST_THREADS = 4  # that read and decode while the network runs
 _FACTS = ('weather', 'location')  # by which samples are scored apart
+_Read = tuple[ViewSet, BevInputs, LabelGrids, Mapping[str, str]]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,6 +39,7 @@ class Scored:
         view_set: its images, as the network saw them before they were prepared.
         probabilities: what the network says.
         labels: the truth.
+        facts: what else is known of it.
     """
 
     index: int
@@ -44,6 +47,7 @@ class Scored:
     view_set: ViewSet
     probabilities: Probabilities
     labels: LabelGrids
+    facts: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,7 +57,8 @@ class Evaluation:
     Attributes:
         checkpoint: the weights.
         scores: of all samples.
-        by_fact: by fact ('weather', ...) and value ('rain', ...) the scores of its samples.
+        by_fact: by fact ('weather', ...) and value ('rain', ...; '' where a sample lacks it) the
+            scores of its samples; only facts that some sample has.
         indices: the samples, numbers in the source.
         device: that the network ran on.
         precision: of the network.
@@ -102,30 +107,32 @@ def evaluate(
     if not indices:
         raise BagError('there are no labelled samples to evaluate on')
     predictor = Predictor(loaded.model, device=device, precision=precision)
-    facts = _facts(source, indices)
     every = PooledScores(config.classes, config.grid)
-    groups = {
-        name: {value: PooledScores(config.classes, config.grid) for value in sorted(set(values))}
-        for name, values in facts.items()
-    }
+    groups: dict[str, dict[str, PooledScores]] = {name: {} for name in _FACTS}
     began = time.monotonic()
-    for number, scored in enumerate(_scored(predictor, source, indices)):
-        before = every.counts()
-        try:
-            every.update(scored.probabilities.classes, scored.labels, scored.probabilities.valid)
-        except BevError as error:
-            raise BevError(f'{loaded.path}, sample {scored.key}: {error}') from error
-        own = every.counts() - before
-        for name, values in facts.items():
-            groups[name][values[number]].add_counts(own)
-        show(scored)
-        progress(number + 1, len(indices))
+    with closing(_scored(predictor, source, indices)) as samples:
+        for done, scored in enumerate(samples, 1):
+            before = every.counts()
+            said = scored.probabilities
+            try:
+                every.update(said.classes, scored.labels, said.valid)
+            except BevError as error:
+                raise BevError(f'{loaded.path}, sample {scored.key}: {error}') from error
+            own = every.counts() - before
+            for name, by_value in groups.items():
+                value = scored.facts.get(name, '')
+                if value not in by_value:
+                    by_value[value] = PooledScores(config.classes, config.grid)
+                by_value[value].add_counts(own)
+            show(scored)
+            progress(done, len(indices))
     return Evaluation(
         checkpoint=loaded,
         scores=every.result(),
         by_fact={
-            name: {value: pooled.result() for value, pooled in by_value.items()}
+            name: {value: pooled.result() for value, pooled in sorted(by_value.items())}
             for name, by_value in groups.items()
+            if any(by_value)
         },
         indices=indices,
         device=str(predictor.device),
@@ -162,7 +169,7 @@ def evenly_spaced(count: int, wanted: int) -> list[int]:
 
 def _scored(
     predictor: Predictor, source: SampleSource, indices: Sequence[int]
-) -> Iterator[Scored]:
+) -> Generator[Scored, None, None]:
     """Yield the samples in order; the next ones are read meanwhile."""
     config, at_least_px = predictor.config, decode_size_px(predictor.config)
     # A source may keep files open, and is not for several threads: each one has a copy.
@@ -171,13 +178,14 @@ def _scored(
     def unpack() -> None:
         own.source = pickle.loads(packed)
 
-    def read(i: int) -> tuple[ViewSet, BevInputs, LabelGrids]:
+    def read(i: int) -> _Read:
         view_set = own.source.view_set(i, at_least_px=at_least_px)
-        return view_set, prepare(view_set, config), _of_classes(own.source.labels(i), config)
+        labels = _of_classes(own.source.labels(i), config)
+        return view_set, prepare(view_set, config), labels, own.source.facts(i)
 
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads, 'read', initializer=unpack) as pool:
-        waiting: deque[tuple[int, Future[tuple[ViewSet, BevInputs, LabelGrids]]]] = deque()
+        waiting: deque[tuple[int, Future[_Read]]] = deque()
         todo = iter(indices)
         try:
             while True:
@@ -186,13 +194,18 @@ def _scored(
                 if not waiting:
                     return
                 i, future = waiting.popleft()
-                view_set, inputs, labels = future.result()
+                key = source.keys[i]
+                try:
+                    view_set, inputs, labels, facts = future.result()
+                except (BevError, OSError) as error:
+                    raise BevError(f'sample {key}: {error}') from error
                 yield Scored(
                     index=i,
-                    key=source.keys[i],
+                    key=key,
                     view_set=view_set,
                     probabilities=predictor.predict(inputs),
                     labels=labels,
+                    facts=facts,
                 )
         finally:
             for _, future in waiting:
@@ -210,16 +223,6 @@ def _of_classes(labels: LabelGrids, config: ModelConfig) -> LabelGrids:
         hidden=labels.hidden[rows],
         known=labels.known,
     )
-
-
-def _facts(source: SampleSource, indices: Sequence[int]) -> dict[str, list[str]]:
-    """Return the values of the facts that samples have, by name; '' where one lacks it."""
-    all_of = [source.facts(i) for i in indices]
-    return {
-        name: [facts.get(name, '') for facts in all_of]
-        for name in _FACTS
-        if any(name in facts for facts in all_of)
-    }
 
 
 def _plane(grid: BevGrid) -> tuple[object, ...]:

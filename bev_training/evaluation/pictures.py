@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import cv2
@@ -16,6 +15,7 @@ from bev_perception.occupancy import to_cells
 from bev_perception.shapes import ImageRgb
 from bev_training.data.paths import write_whole
 from bev_training.evaluation.evaluate import Scored
+from bev_training.evaluation.report import iou_line
 from bev_training.metrics import PooledScores
 from bev_training.picture import draw_sheet
 
@@ -55,7 +55,7 @@ class SamplePictures:
             labels=scored.labels,
             classes=scored.labels.classes,
             grid=self._grid,
-            notes=[textwrap.fill(line, 42) for line in _notes(scored, self._grid)],
+            notes=_notes(scored, self._grid),
         )
         self.paths.append(path)
 
@@ -68,8 +68,7 @@ class SamplePictures:
         if not self.paths:
             return None
         page = self._folder / PAGE
-        pictures = [np.asarray(cv2.imread(str(path)), np.uint8) for path in self.paths]
-        ok, data = cv2.imencode('.png', _tiled(pictures))
+        ok, data = cv2.imencode('.png', _tiled(self.paths))
         if not ok:
             raise BagError(f'{page} cannot be encoded')
         try:
@@ -82,26 +81,21 @@ class SamplePictures:
 def _notes(scored: Scored, grid: BevGrid) -> list[str]:
     pooled = PooledScores(scored.labels.classes, grid)
     pooled.update(scored.probabilities.classes, scored.labels, scored.probabilities.valid)
-    scores = pooled.result()
-    said = ', '.join(
-        f'{name} {iou:.2f}'
-        for name in scores.classes
-        if np.isfinite(iou := scores.iou(name, region='seen'))
-    )
     missing = scored.view_set.missing
     return [
         f'Sample: {scored.key}',
-        f'IoU of this sample where a camera sees: {said or "none of the classes is here"}',
+        f'IoU of this sample where a camera sees: {iou_line(pooled.result())}',
         *([f'Without an image: {", ".join(missing)}'] if missing else []),
     ]
 
 
-def _tiled(pictures: list[ImageRgb]) -> ImageRgb:
+def _tiled(paths: Sequence[Path]) -> ImageRgb:
     """Put pictures beside and below each other, shrunk to the page's width."""
-    beside = min(_BESIDE, len(pictures))
-    width = min(_PAGE_WIDTH_PX // beside, max(p.shape[1] for p in pictures))
+    beside = min(_BESIDE, len(paths))
     small: list[ImageRgb] = []
-    for picture in pictures:
+    for path in paths:  # one large one at a time: there may be many
+        picture = np.asarray(cv2.imread(str(path)), np.uint8)
+        width = min(_PAGE_WIDTH_PX // beside, picture.shape[1])
         height = round(picture.shape[0] * width / picture.shape[1])
         shrunk = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         small.append(np.asarray(shrunk, np.uint8))

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import platform
-import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -22,26 +21,43 @@ from bev_training.data.paths import write_whole
 from bev_training.data.sample import HIDDEN_UP_TO
 from bev_training.evaluation.evaluate import Evaluation
 from bev_training.inspection.findings import plural
-from bev_training.metrics import Scores, band_name
+from bev_training.metrics import CONVENTIONS, Scores, band_name
 
 KIND = 'evaluation'
 JSON_FILE, TEXT_FILE = f'{KIND}.json', f'{KIND}.txt'
 
 _READING = (
-    'Intersection over union, pooled over all samples. Columns: at 0.5 in all cells whose truth '
-    f'is known (visible: objects seen to {HIDDEN_UP_TO:.0%} or less are left out; all: they count '
-    'as missed where they are not predicted), at the best threshold, at 0.5 where a camera sees, '
-    'and by distance from the vehicle (visible, at 0.5). "-": the truth does not have it.'
+    (
+        'visible',
+        f'IoU at 0.5 in all known cells, without objects seen to {HIDDEN_UP_TO:.0%} or less',
+    ),
+    ('all', 'the same with all objects'),
+    ('best, at', "'visible' at the threshold where it is best, and that threshold"),
+    ('seen', "'visible' in the cells that a camera sees: where the node publishes a value"),
+    ('0-10 m ...', "'visible' by distance from the vehicle"),
+    ('-', 'the truth does not have the class there'),
 )
 
 
 def evaluation_json(
-    evaluation: Evaluation, *, data: Mapping[str, Any], command: Sequence[str]
+    evaluation: Evaluation,
+    *,
+    checkpoint: Mapping[str, Any],
+    data: Mapping[str, Any],
+    command: Sequence[str],
 ) -> dict[str, Any]:
     """Return all of an evaluation as plain values.
 
+    {'kind': 'evaluation',
+     'scores': see `Scores.as_json`,
+     'by_fact': {'weather': {'rain': as 'scores', ...}, ...}, '' where a sample lacks the fact,
+     'data': `data` and the number of samples,
+     'checkpoint': see `checkpoint_json`,
+     'run': see `run_json`}
+
     Args:
         evaluation: what came out.
+        checkpoint: what `checkpoint_json` returned when it was loaded.
         data: what is said of the data: path, split, ...
         command: words of the command line.
     """
@@ -53,7 +69,7 @@ def evaluation_json(
             for name, by_value in evaluation.by_fact.items()
         },
         'data': {**data, 'samples': len(evaluation.indices)},
-        'checkpoint': checkpoint_json(evaluation.checkpoint),
+        'checkpoint': dict(checkpoint),
         'run': run_json(
             command,
             device=evaluation.device,
@@ -64,7 +80,10 @@ def evaluation_json(
 
 
 def checkpoint_json(loaded: Checkpoint) -> dict[str, Any]:
-    """Return what a checkpoint is: path, SHA-256, card and settings."""
+    """Return what a checkpoint is: path, SHA-256, card and settings.
+
+    To be asked as soon as it is loaded: a training that goes on replaces the file.
+    """
     return {
         'path': str(loaded.path),
         'sha256': hashlib.sha256(loaded.path.read_bytes()).hexdigest(),
@@ -94,11 +113,11 @@ def run_json(
 def evaluation_text(evaluation: Evaluation, *, data: Mapping[str, Any]) -> str:
     """Return an evaluation as a table."""
     count, scores = len(evaluation.indices), evaluation.scores
-    said = ', '.join(f'{name} {value}' for name, value in data.items() if value and name != 'path')
+    told = [f'{name} {data[name]}' for name in ('split', 'version') if data.get(name)]
+    told.append(plural(count, 'sample') + (f' of {data["of"]}' if 'of' in data else ''))
     per_sample = evaluation.seconds / count
     parts = [
-        f'{evaluation.checkpoint.path} on {data.get("path", "")}'
-        f'{f" ({said})" if said else ""}: {plural(count, "sample")}, '
+        f'{evaluation.checkpoint.path} on {data.get("path", "")}: {", ".join(told)}, '
         f'{per_sample:.2f} s each on {evaluation.device} ({evaluation.precision})',
         f'Trained on: {evaluation.checkpoint.trained_on}',
         '',
@@ -106,11 +125,11 @@ def evaluation_text(evaluation: Evaluation, *, data: Mapping[str, Any]) -> str:
     ]
     for name, by_value in evaluation.by_fact.items():
         parts += ['', fact_table(name, by_value)]
-    return '\n'.join([*parts, '', textwrap.fill(_READING, 98), ''])
+    return '\n'.join([*parts, ''])
 
 
 def score_table(scores: Scores) -> str:
-    """Return the scores of all classes, a line each."""
+    """Return the scores of all classes, a line each, and what the columns are."""
     rows = [
         ['class', 'visible', 'all', 'best', 'at', 'seen']
         + [band_name(band) for band in scores.bands]
@@ -123,8 +142,9 @@ def score_table(scores: Scores) -> str:
             + [_said(scores.iou(name, region='seen'))]
             + [_said(scores.iou(name, band=band)) for band in scores.bands]
         )
-    coverage = f'coverage: a camera sees {scores.coverage():.1%} of the cells that are known'
-    return f'{_table(rows)}\n{coverage}'
+    share = f'{scores.coverage():.1%} of the known cells are seen by a camera'
+    reading = '\n'.join(f'  {column:12}{said}' for column, said in _READING)
+    return f'{_table(rows)}\n\n{reading}\n  {"coverage":12}{share}'
 
 
 def fact_table(name: str, by_value: Mapping[str, Scores]) -> str:
@@ -134,26 +154,32 @@ def fact_table(name: str, by_value: Mapping[str, Scores]) -> str:
     for value, scores in by_value.items():
         rows.append([value or '(unknown)', str(scores.samples)])
         rows[-1] += [_said(scores.iou(each)) for each in classes]
-    return _table(rows)
+    return f"IoU ('visible', at 0.5) by {name}\n{_table(rows)}"
 
 
-def write_report(
-    folder: Path,
-    evaluation: Evaluation,
-    *,
-    data: Mapping[str, Any],
-    command: Sequence[str],
-) -> None:
-    """Write evaluation.txt and evaluation.json into a folder.
+def iou_line(scores: Scores) -> str:
+    """Return IoU at 0.5 where a camera sees, by class: 'walkway 0.61, vehicle 0.30 (all 0.25)'.
+
+    'all' is the other convention, where it differs.
+    """
+    said = []
+    for name in scores.classes:
+        visible, every = (
+            _said(scores.iou(name, convention, region='seen'), 2) for convention in CONVENTIONS
+        )
+        said.append(f'{name} {visible}' + ('' if every == visible else f' (all {every})'))
+    return ', '.join(said)
+
+
+def write_report(folder: Path, kind: str, described: Mapping[str, Any], text: str) -> None:
+    """Write KIND.txt and KIND.json into a folder.
 
     Raises:
         BagError: they cannot be written.
     """
-    described = evaluation_json(evaluation, data=data, command=command)
-    text = evaluation_text(evaluation, data=data)
     for name, content in (
-        (TEXT_FILE, text),
-        (JSON_FILE, json.dumps(described, indent=1) + '\n'),
+        (f'{kind}.txt', text),
+        (f'{kind}.json', json.dumps(described, indent=1) + '\n'),
     ):
         try:
             write_whole(folder / name, content.encode())
@@ -161,8 +187,8 @@ def write_report(
             raise BagError(f'{folder / name} cannot be written: {error.strerror}') from error
 
 
-def _said(iou: float) -> str:
-    return '-' if math.isnan(iou) else f'{iou:.3f}'
+def _said(iou: float, digits: int = 3) -> str:
+    return '-' if math.isnan(iou) else f'{iou:.{digits}f}'
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

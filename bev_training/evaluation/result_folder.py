@@ -38,8 +38,8 @@ def result_folder(out: Path, *, kind: str, names: Collection[str]) -> Iterator[P
             yield new
             check_results(out, kind=kind, names=names)  # it took a while
             _replace(target, new, work / 'old')
-    except OSError as error:
-        raise BagError(f'{out} cannot be written: {error.strerror or error}') from error
+    except OSError as error:  # of whoever writes: so with the name of the file
+        raise BagError(f'{out} cannot be written: {error}') from error
 
 
 def check_results(out: Path, *, kind: str, names: Collection[str]) -> None:
@@ -58,13 +58,12 @@ def check_results(out: Path, *, kind: str, names: Collection[str]) -> None:
 
 def _replace(target: Path, new: Path, old: Path) -> None:
     """Move a folder to where another may be, which takes its place if that fails."""
-    exists = target.exists()
-    if exists:
-        target.rename(old)
     try:
+        if target.exists():
+            target.rename(old)
         new.rename(target)
-    except BaseException:
-        if exists:
+    except BaseException:  # a Ctrl-C too
+        if old.exists() and not target.exists():
             old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)

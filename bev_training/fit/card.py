@@ -34,24 +34,29 @@ def make_card(
     labels: str,
     origin: Sequence[str],
     command: str,
+    code: str,
     step: int,
     steps: int,
     scores: dict[str, Any] | None,
 ) -> dict[str, str]:
-    """Return free text by name; `trained_on` is what users are shown.
+    """Return text by name: that of `config.card`, and the facts of the run.
+
+    `trained_on` is what users are shown: the data and how much of it was labelled.
 
     Args:
         config: as it was used.
         labels: what `labels_said` returned.
         origin: from which weights the run started.
-        command: that started the run.
+        command: that started the run, or made it go on.
+        code: what `code_version` returned when the run started.
         step: optimiser steps done.
         steps: of the whole run.
         scores: of the newest validation, as JSON.
     """
     data = config.data.train or 'samples given by a program'
     return {
-        'trained_on': f'{data}: {labels}',
+        **config.card,
+        'trained_on': f'{config.card.get("trained_on", data)}: {labels}',
         'data': data,
         'validated_on': config.data.val or config.data.val_split,
         'labels': labels,
@@ -59,7 +64,7 @@ def make_card(
         'command': command,
         'seed': str(config.seed),
         'steps': f'{step} of {steps}',
-        'code': code_version(),
+        'code': code,
         'scores': json.dumps(scores),
         'config': json.dumps(to_plain(config)),
     }

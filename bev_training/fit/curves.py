@@ -36,7 +36,8 @@ def draw_curves(path: Path, table: Path, classes: tuple[str, ...], title: str) -
     _draw_loss(axes[0], columns)
     if scored:
         for name in scored:
-            color = np.array(class_color(name, classes.index(name))) / 255
+            # Colours of areas are dark: they are made to have lines upon them.
+            color = 0.4 + 0.6 * np.array(class_color(name, classes.index(name))) / 255
             steps, iou = zip(*columns[f'val_{name}'], strict=True)
             best = max(iou)
             axes[1].plot(steps, iou, marker='o', ms=3, color=color, label=f'{name} {best:.3f}')
@@ -53,16 +54,18 @@ def _draw_loss(axes: Axes, columns: dict[str, list[tuple[int, float]]]) -> None:
     """Draw each step faintly, and the mean of the steps around it."""
     if columns.get('loss'):
         steps, loss = (np.array(values) for values in zip(*columns['loss'], strict=True))
-        axes.plot(steps, loss, color='#5c6370', lw=0.6)
+        dot = 'o' if len(loss) < 50 else ''  # a single value makes no line
+        axes.plot(steps, loss, color='#5c6370', lw=0.6, marker=dot, ms=3)
         width = max(1, len(loss) // 50)
         total = np.concatenate([[0], loss.cumsum()])
         low = np.maximum(np.arange(len(loss)) - width, 0)
         high = np.minimum(np.arange(len(loss)) + width + 1, len(loss))
         smooth = (total[high] - total[low]) / (high - low)
-        axes.plot(steps, smooth, color='#8ab4f8', lw=1.6, label=f'loss {smooth[-1]:.4g}')
+        label = f'loss {smooth[-1]:.4g}'
+        axes.plot(steps, smooth, color='#8ab4f8', lw=1.6, marker=dot, ms=3, label=label)
         if loss.min() > 0 and loss.max() > 20 * loss.min():
             axes.set_yscale('log')
-    _style(axes, 'training loss; line: mean around each step')
+    _style(axes, 'training loss of each step (grey), and the mean around it (blue)')
 
 
 def _style(axes: Axes, title: str) -> None:

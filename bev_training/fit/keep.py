@@ -43,11 +43,13 @@ def keep_network(run: Run, name: str) -> None:
             labels=run.labels,
             origin=run.state.origin,
             command=run.command,
+            code=run.state.code,
             step=run.state.step,
             steps=run.steps,
             scores=run.state.scores,
         )
-        out_folder.save_network(run.out / name, run.learner.kept, card)
+        half = run.config.half_weights
+        out_folder.save_network(run.out / name, run.learner.kept, card, half=half)
 
     ranks.on_rank_zero(run.fabric, write)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bev_perception.errors import BevError
+from bev_perception.errors import BevError, CheckpointError
 from bev_perception.model.bev_model import BevModel
 from bev_training.data.batch import Batch
 from bev_training.fit.ema import Ema
@@ -178,14 +178,24 @@ class Learner:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
-        self.network.load_state_dict(state['network'])
-        self.objective.load_state_dict(state['objective'])
-        if self.ema:
-            self.ema.network.load_state_dict(state['ema'])
-        self._optimizer.load_state_dict(state['optimizer'])
-        self._schedule.load_state_dict(state['schedule'])
-        self.fabric.strategy.precision.load_state_dict(state['scaler'])
+        """Go on where `state` was taken.
+
+        Raises:
+            CheckpointError: it is of a version of this program whose networks are others.
+        """
+        try:
+            self.network.load_state_dict(state['network'])
+            self.objective.load_state_dict(state['objective'])
+            if self.ema:
+                self.ema.network.load_state_dict(state['ema'])
+            self._optimizer.load_state_dict(state['optimizer'])
+            self._schedule.load_state_dict(state['schedule'])
+            self.fabric.strategy.precision.load_state_dict(state['scaler'])
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = ' '.join(str(error).split())[:160]
+            raise CheckpointError(
+                f'the run is of another version of this program; start anew: {reason}'
+            ) from error
 
 
 class _Sealed:

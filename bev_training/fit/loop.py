@@ -138,7 +138,11 @@ def _train(run: Run, bar: bool) -> None:
             )
         )
         if state.pending is not None:
-            _validate(run, table, state.pending, stop)
+            if run.val is not None:
+                _validate(run, table, state.pending, stop)
+            else:
+                _note(run, table, state.pending)
+                keep_state(run, pending=None)
         loader = train_loader(
             run.source,
             run.indices,
@@ -232,7 +236,10 @@ def _open_table(run: Run, stack: ExitStack) -> RunTable | None:
         scores = score_columns(run.config.model.classes) if run.val is not None else ()
         columns = (*run.learner.columns, 'samples_per_s', *scores)
         with out_folder.writing(run.out):
-            tables.append(stack.enter_context(RunTable(run.out, columns, steps_done=done)))
+            table = stack.enter_context(RunTable(run.out, columns, steps_done=done))
+        if not table.on_board:
+            run.say(f'TensorBoard is not installed: {table.path} alone has the figures')
+        tables.append(table)
 
     ranks.on_rank_zero(run.fabric, open_table)
     return tables[0] if tables else None

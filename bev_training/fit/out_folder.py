@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from bev_perception.errors import BagError, BevError, ConfigError
+from bev_perception.errors import BagError, BevError, CheckpointError, ConfigError
 from bev_perception.model import checkpoint
 from bev_perception.model.bev_model import BevModel
 from bev_training.folders import entries
@@ -61,15 +61,15 @@ def writing(out: Path) -> Iterator[None]:
         raise BevError(f'{out} cannot be written: {reason}; {kept}{hint}') from error
 
 
-def save_network(path: Path, network: BevModel, card: Mapping[str, str]) -> None:
+def save_network(path: Path, network: BevModel, card: Mapping[str, str], *, half: bool) -> None:
     """Write a checkpoint, whole or not at all.
 
     Raises:
-        BevError: it cannot be written, or holds what is no number.
+        BevError: it cannot be written, or holds what is no number (of 16 bits, with `half`).
     """
     try:
         with writing(path.parent):
-            checkpoint.save(path, network, card)
-    except BaseException:
-        path.with_name(f'{path.name}.partial').unlink(missing_ok=True)
-        raise
+            checkpoint.save(path, network, card, half=half)
+    except CheckpointError as error:
+        hint = '; go on with --resume --set half_weights=false' if half else ''
+        raise CheckpointError(f'{error}{hint}') from error

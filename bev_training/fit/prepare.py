@@ -17,7 +17,7 @@ from bev_training.data.paths import write_whole
 from bev_training.data.sample import SampleSource
 from bev_training.data.subsets import choose_labels, write_subset
 from bev_training.fit import out_folder, ranks, run_data
-from bev_training.fit.card import labels_said
+from bev_training.fit.card import code_version, labels_said
 from bev_training.fit.learner import Learner
 from bev_training.fit.recipes import as_yaml
 from bev_training.fit.schedule import count_steps
@@ -96,12 +96,15 @@ def prepare(
     """
     first, world = fabric.global_rank == 0, fabric.world_size
     _seed(config.seed)
+    progress = progress if first else None
     going_on = ranks.on_rank_zero(fabric, lambda: out_folder.begin(out, resume=resume))
     if train is None:
         source = ranks.rank_zero_first(fabric, lambda: run_data.open_train(config, progress))
         val = ranks.rank_zero_first(fabric, lambda: run_data.open_val(config, progress))
     else:
         source = train
+    if val is not None:
+        run_data.check_val(val, config)
     indices = ranks.rank_zero_first(fabric, lambda: choose_labels(source, config.data))
     digest = labels_digest([source.keys[i] for i in indices])
     steps = count_steps(config, len(indices), world)
@@ -116,7 +119,11 @@ def prepare(
     learner = Learner(fabric, network, config, steps=steps)
     if going_on:
         learner.load(state.weights)
+        state.weights = {}  # as much memory again
         restore_random_states(state.rng[fabric.global_rank])
+    code = ranks.on_rank_zero(fabric, code_version)
+    if not state.code.endswith(code):
+        state.code = f'{state.code}, then {code}' if state.code else code
     run = Run(
         fabric=fabric,
         config=config,
@@ -159,6 +166,9 @@ def _tell(run: Run, going_on: bool) -> None:
     config, model, world = run.config, run.config.model, run.fabric.world_size
     val = f'{len(run.val)} samples' if run.val is not None else 'none'
     run.say(f'samples: {run.labels}; validation: {val}')
+    for name, source in (('training', run.source), ('validation', run.val)):
+        for note in source.notes if source is not None else ():
+            run.say(f'{name}: {note}')
     weights = list(run.learner.network.parameters())
     every = sum(p.numel() for p in weights)
     learning = sum(p.numel() for p in weights if p.requires_grad)
@@ -171,6 +181,8 @@ def _tell(run: Run, going_on: bool) -> None:
     )
     for line in run.state.origin:
         run.say(f'weights: {line}')
+    if model.center_offset and not (config.loss.center and config.loss.offset):
+        run.say('loss.center or loss.offset is 0: that head stays as it is')
     epochs = run.steps * run.samples_per_step / len(run.indices)
     run.say(
         f'running: {run.fabric.device.type}, {world} process{"es" if world > 1 else ""}, '

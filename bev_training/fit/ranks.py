@@ -44,6 +44,8 @@ def start(config: TrainConfig) -> Fabric:
             f'{started} processes were started, but devices x nodes is {config.devices} x '
             f'{config.nodes}; give --set devices=... and --set nodes=... as they are'
         )
+    if config.nodes > 1 and started == 1 and 'SLURM_NTASKS' not in os.environ:
+        raise ConfigError(f'nodes is {config.nodes}; start the processes with torchrun or SLURM')
     from lightning_fabric import Fabric  # 4 s
     from lightning_fabric.strategies import DDPStrategy
 
@@ -77,7 +79,8 @@ def _accelerator(config: TrainConfig) -> str:
             raise ConfigError("accelerator is 'cuda', but no GPU is to be had; take 'cpu'")
         if config.devices > torch.cuda.device_count():
             raise ConfigError(
-                f'devices is {config.devices}, but this machine has {torch.cuda.device_count()}'
+                f'devices is {config.devices}, but this machine has '
+                f'{torch.cuda.device_count()} GPU(s)'
             )
     elif config.precision == '16-mixed':
         raise ConfigError("precision '16-mixed' needs a GPU; on a CPU take 'bf16-mixed'")

@@ -23,6 +23,7 @@ from bev_training.yaml_fields import Value, read_yaml
 
 _REFUSED = re.compile(r'Parser key "(?P<name>[^"]+)":\s*(?P<reason>.*)', re.DOTALL)
 _EXPECTED = re.compile(r'Expected an? (?P<kind>.*?)\. Got value: (?P<value>.*)', re.DOTALL)
+_FREE_NAME = re.compile(r'card\.\w+')
 # What jsonargparse calls the kinds of our settings.
 _KINDS = {
     "<class 'int'>": 'a whole number',
@@ -30,6 +31,7 @@ _KINDS = {
     "<class 'bool'>": 'true or false',
     "<class 'str'>": 'text',
     "<class 'tuple'>": 'a list like [a, b]',
+    "<class 'dict'>": 'a mapping of names to text',
 }
 
 
@@ -42,14 +44,14 @@ def find_recipe(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    if path.name == name:
+    if path.name == name and not path.exists():
         shipped = config_path('train')
         found = shipped / f'{name.removesuffix(".yaml")}.yaml'
         if found.is_file():
             return found
         known = ', '.join(sorted(each.stem for each in shipped.glob('*.yaml')))
         raise ConfigError(f'{name} is no file, and no shipped recipe; those are {known}')
-    raise ConfigError(f'{path} does not exist')
+    raise ConfigError(f'{path} {"is no file" if path.exists() else "does not exist"}')
 
 
 def read_recipe(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> TrainConfig:
@@ -72,7 +74,7 @@ def read_recipe(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> TrainC
         return config
     known = flat(config)
     for name in changed:
-        if name not in known:
+        if name not in known and not _FREE_NAME.fullmatch(name):
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
             hint = f'did you mean {" or ".join(near)}?' if near else 'one is optimizer.lr'
             raise ConfigError(f'--set {name}: is no known field; {hint}')

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bev_perception.errors import ConfigError
 from bev_training.data.sample import SampleSource
-from bev_training.data.sources import open_source
+from bev_training.data.sources import has_tables, open_source
 from bev_training.fit.settings import TrainConfig
 
 Progress = Callable[[str, int, int], None]
@@ -23,7 +23,7 @@ def open_train(config: TrainConfig, progress: Progress | None = None) -> SampleS
     data = config.data
     if not data.train:
         raise ConfigError('data.train is empty; give --train DIR, a folder of labelled data')
-    return _open(config, data.train, data.train_split, progress)
+    return _open(config, data.train, data.train_split, data.version, progress)
 
 
 def open_val(config: TrainConfig, progress: Progress | None = None) -> SampleSource | None:
@@ -35,8 +35,8 @@ def open_val(config: TrainConfig, progress: Progress | None = None) -> SampleSou
     """
     data = config.data
     path = data.val or data.train
-    if _is_nuscenes(path, data.version):
-        return _open(config, path, data.val_split or 'val', progress)
+    if '://' not in path and has_tables(Path(path)):
+        return _open(config, path, data.val_split or 'val', data.version, progress)
     if not data.val:
         if data.val_split:
             raise ConfigError(
@@ -44,20 +44,35 @@ def open_val(config: TrainConfig, progress: Progress | None = None) -> SampleSou
                 'format; give --val DIR'
             )
         return None
-    return _open(config, path, data.val_split, progress)
+    return _open(config, path, data.val_split, '', progress)
 
 
-def _open(config: TrainConfig, path: str, split: str, progress: Progress | None) -> SampleSource:
+def check_val(val: SampleSource, config: TrainConfig) -> None:
+    """Refuse now what would stop the run at its first validation, after hours perhaps.
+
+    Raises:
+        ConfigError: there is no sample, or classes or grid are not the model's.
+    """
+    if not len(val):
+        raise ConfigError(f'{config.data.val or "the validation data"} has no labelled sample')
+    model = config.model
+    for what, has, wanted in (
+        ('classes', val.classes, model.classes),
+        ('a grid', val.grid, model.grid),
+    ):
+        if has != wanted:
+            raise ConfigError(f'the validation data have {what} {has}, the model has {wanted}')
+
+
+def _open(
+    config: TrainConfig, path: str, split: str, version: str, progress: Progress | None
+) -> SampleSource:
     return open_source(
         path,
         classes=config.model.classes,
         grid=config.model.grid,
         split=split,
-        version=config.data.version if _is_nuscenes(path, config.data.version) else '',
+        version=version,
         cache=Path(config.data.cache) if config.data.cache else None,
         progress=progress,
     )
-
-
-def _is_nuscenes(path: str, version: str) -> bool:
-    return '://' not in path and any(p.is_dir() for p in Path(path).glob(version or 'v1.0-*'))

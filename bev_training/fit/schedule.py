@@ -55,11 +55,14 @@ def make_optimizer(
     optimizer = AdamW(
         [*groups, {'params': rest}], lr=config.lr, eps=1e-8, weight_decay=config.weight_decay
     )
+    share = config.warmup_share
+    if math.isclose(share * steps, 1):  # torch takes the first step for 0, and divides by that
+        share *= 1 - 1e-6
     schedule = OneCycleLR(
         optimizer,
         max_lr=[*rates, config.lr],
         total_steps=steps,
-        pct_start=config.warmup_share,
+        pct_start=share,
         anneal_strategy=config.anneal,
         cycle_momentum=False,
     )

@@ -22,11 +22,11 @@ from bev_training.fit.settings import TrainConfig
 
 T = TypeVar('T')
 _FORMAT = 'bev finetune/1'
-# What may differ when a run goes on: it changes how fast or how often, or where the same data
-# lie, but not what is learned.
+# What may differ when a run goes on, as may all of `card`: it changes how fast or how often, where
+# the same data lie or how results are stored, but not what is learned.
 _FREE = frozenset(
     {'data.train', 'data.val', 'data.cache', 'data.labels_file', 'data.workers'}
-    | {'validate_every', 'save_every', 'accelerator'}
+    | {'validate_every', 'save_every', 'accelerator', 'half_weights'}
 )
 
 
@@ -42,6 +42,7 @@ class RunState:
         scores: of the newest validation, as JSON.
         pending: the row of the table of this step, where its validation was interrupted.
         origin: lines that say from which weights the run started.
+        code: version of the program that took the steps.
     """
 
     step: int = 0
@@ -51,6 +52,7 @@ class RunState:
     scores: dict[str, Any] | None = None
     pending: dict[str, float] | None = None
     origin: list[str] = field(default_factory=list)
+    code: str = ''
 
 
 def labels_digest(keys: Sequence[str]) -> str:
@@ -76,6 +78,7 @@ def save_state(path: Path, state: RunState, config: TrainConfig, labels: str) ->
         'labels': labels,
         'scores': json.dumps(state.scores),
         'origin': list(state.origin),
+        'code': state.code,
         **{name: getattr(state, name) for name in ('step', 'weights', 'rng', 'best', 'pending')},
     }
     # In memory first: torch reports a full disk as anything but an OSError.
@@ -105,6 +108,7 @@ def load_state(path: Path, config: TrainConfig, labels: str, world: int) -> RunS
             scores=json.loads(content['scores']),
             **{name: content[name] for name in ('step', 'weights', 'rng', 'best', 'pending')},
             origin=content['origin'],
+            code=content.get('code', ''),
         )
         _check_same(path, json.loads(content['config']), config)
         if content['labels'] != labels:
@@ -128,7 +132,7 @@ def load_state(path: Path, config: TrainConfig, labels: str, world: int) -> RunS
 def _check_same(path: Path, before: dict[str, Any], config: TrainConfig) -> None:
     now = flat(config)
     for name in sorted((set(before) | set(now)) - _FREE):
-        if before.get(name) != now.get(name):
+        if not name.startswith('card.') and before.get(name) != now.get(name):
             raise ConfigError(
                 f'{path}: {name} was {before.get(name)!r} and is now {now.get(name)!r}; a run '
                 'goes on with its own settings. Start anew in another folder'

@@ -15,7 +15,9 @@ from bev_training.data.paths import write_whole
 class RunTable:
     """A row per optimiser step; validations fill further columns of theirs.
 
-    TensorBoard gets the same where it is installed.
+    Attributes:
+        path: OUT/metrics.csv.
+        on_board: whether TensorBoard gets the same; it does where it is installed.
     """
 
     def __init__(self, out: Path, columns: Sequence[str], *, steps_done: int) -> None:
@@ -23,21 +25,20 @@ class RunTable:
 
         Args:
             out: folder.
-            columns: names, after `step`.
+            columns: names, after `step`; those that the rows before have besides stay.
             steps_done: 0 begins anew.
 
         Raises:
             OSError: it cannot be written.
         """
         self.path = out / 'metrics.csv'
-        self._columns = ('step', *columns)
         kept = [row for row in _rows(self.path) if int(row['step']) <= steps_done]
-        write_whole(self.path, self._text([dict(zip(self._columns, self._columns, strict=True))]))
+        self._columns = tuple(dict.fromkeys(['step', *columns, *(n for row in kept for n in row)]))
+        head = dict(zip(self._columns, self._columns, strict=True))
+        write_whole(self.path, self._text([head, *kept]).encode())
         self._file = self.path.open('a', encoding='utf-8', newline='')
-        if steps_done:
-            self._file.write(self._text(kept).decode())
-            self._file.flush()
         self._board = _board(out / 'tensorboard', steps_done)
+        self.on_board = self._board is not None
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Add the row of a step.
@@ -46,17 +47,17 @@ class RunTable:
             OSError: it cannot be written.
         """
         row = {'step': str(step), **{name: f'{value:.8g}' for name, value in values.items()}}
-        self._file.write(self._text([row]).decode())
+        self._file.write(self._text([row]))
         self._file.flush()
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(_tag(name), value, step)
 
-    def _text(self, rows: Sequence[Mapping[str, str]]) -> bytes:
+    def _text(self, rows: Sequence[Mapping[str, str]]) -> str:
         text = io.StringIO()
         writer = csv.DictWriter(text, self._columns, restval='', lineterminator='\n')
         writer.writerows(rows)
-        return text.getvalue().encode()
+        return text.getvalue()
 
     def __enter__(self) -> RunTable:
         """Begin."""
@@ -85,12 +86,13 @@ def read_columns(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """Return the whole rows of a table; the last one may have been cut off."""
+    """Return the whole rows of a table; a power cut may have left half a row, or zero bytes."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith('\n')]
-    return list(csv.DictReader(io.StringIO(''.join(whole))))
+    text = path.read_text(encoding='utf-8', errors='replace').replace('\0', '')
+    whole = [line for line in text.splitlines(keepends=True) if line.endswith('\n')]
+    rows = csv.DictReader(io.StringIO(''.join(whole)))
+    return [row for row in rows if (row.get('step') or '').isdecimal() and None not in row]
 
 
 def _tag(column: str) -> str:
@@ -105,4 +107,4 @@ def _board(folder: Path, steps_done: int) -> Any:
     except ImportError:
         return None
     # What a run wrote after the step where it goes on is not shown any more.
-    return SummaryWriter(str(folder), purge_step=steps_done + 1 if steps_done else None)
+    return SummaryWriter(str(folder), purge_step=steps_done + 1)

@@ -38,6 +38,7 @@ def validate(
     config = network.config
     scores = PooledScores(config.classes, config.grid)
     network.eval()
+    same_statistics(fabric, network)
     error: BevError | None = None
     try:
         for batch in batches:
@@ -54,6 +55,14 @@ def validate(
     pooled = PooledScores(config.classes, config.grid)
     pooled.add_counts(total[:-1].numpy())
     return pooled.result()
+
+
+def same_statistics(fabric: Fabric, network: BevModel) -> None:
+    """Give all ranks the statistics of BatchNorm that rank 0 stores: on CPUs each has its own."""
+    if fabric.world_size > 1:
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                torch.distributed.broadcast(buffer, 0)
 
 
 def _add(fabric: Fabric, network: BevModel, batch: Batch, scores: PooledScores) -> None:

@@ -27,6 +27,7 @@ class FakeSource:
     cameras: tuple[str, ...] = tuple(make_rig())
     weather: tuple[str, ...] = ('clear', 'rain')
     broken: int = -1  # number of a sample that cannot be read
+    damage: Exception | None = None
 
     def __len__(self) -> int:
         return len(self.labels_of)
@@ -41,7 +42,7 @@ class FakeSource:
 
     def view_set(self, i: int, *, at_least_px: tuple[int, int] | None = None) -> ViewSet:
         if i == self.broken:
-            raise BagError(f'drive/shard.tar: sample {i} is damaged')
+            raise self.damage or BagError('drive/shard.tar is damaged')
         return views_of(i)
 
     def labels(self, i: int) -> LabelGrids:
@@ -53,8 +54,11 @@ class FakeSource:
     def points(self, i: int) -> np.ndarray:
         return np.empty((0, 3), np.float32)
 
+    notes: tuple[str, ...] = ()
+
     def facts(self, i: int) -> dict[str, str]:
-        return {'weather': self.weather[i % len(self.weather)], 'name': f'number {i}'}
+        weather = self.weather[i % len(self.weather)]
+        return {'name': f'number {i}', **({'weather': weather} if weather else {})}
 
 
 def views_of(i: int) -> ViewSet:

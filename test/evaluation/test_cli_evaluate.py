@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 
 from bev_perception.errors import BagError, BevError, CheckpointError, ConfigError
@@ -88,20 +91,14 @@ def test_nuscenes_format_is_evaluated_on_its_validation_split(
     weights, asked, tmp_path, capsys
 ) -> None:
     (tmp_path / 'set' / 'v1.0-trainval').mkdir(parents=True)
-    words = (
-        weights,
-        tmp_path / 'set',
-        '--out',
-        tmp_path / 'out',
-        '--limit',
-        '1',
-        '--pictures',
-        '0',
-    )
-    run(*words)
-    run(*words, '--split', 'train', '--version', 'v1.0-trainval')
-    assert [call['split'] for call in asked] == ['val', 'train']
-    assert asked[1]['version'] == 'v1.0-trainval'
+    (tmp_path / 'own' / 'town').mkdir(parents=True)
+    (tmp_path / 'own' / 'town' / 'sample_data.json').write_text('[]')
+    words = ('--out', tmp_path / 'out', '--limit', '1', '--pictures', '0')
+    run(weights, tmp_path / 'set', *words)
+    run(weights, tmp_path / 'own', *words)
+    run(weights, tmp_path / 'set', *words, '--split', 'train', '--version', 'v1.0-trainval')
+    assert [call['split'] for call in asked] == ['val', 'val', 'train']
+    assert asked[2]['version'] == 'v1.0-trainval'
 
 
 def test_too_low_a_score_fails_after_all_is_written(weights, asked, tmp_path, capsys) -> None:
@@ -117,6 +114,38 @@ def test_too_low_a_score_fails_after_all_is_written(weights, asked, tmp_path, ca
         'IoU (visible, at 0.5) is too low: vehicle 0.000, --min-iou is 0.25'
     )
     assert json.loads((out / 'evaluation.json').read_text())['scores']['samples'] == 1
+
+
+def test_a_class_without_truth_does_not_reach_any_score(
+    weights, asked, tmp_path, monkeypatch
+) -> None:
+    labels = predicted_labels(weights, 1)[0]
+    nowhere = replace(labels, positive=np.zeros_like(labels.positive))
+    monkeypatch.setattr(sources, 'open_source', lambda *_, **__: FakeSource(labels_of=(nowhere,)))
+    with pytest.raises(BevError, match=r'too low: the truth does not have vehicle$'):
+        run(
+            weights, 'frames', '--out', tmp_path / 'x', '--pictures', '0', '--min-iou', 'vehicle=0'
+        )
+
+
+def test_the_checkpoint_is_the_one_that_was_loaded(
+    weights, asked, tmp_path, monkeypatch, capsys
+) -> None:
+    """A training that goes on replaces the file meanwhile."""
+    own = tmp_path / 'best.safetensors'
+    own.write_bytes(weights.read_bytes())
+    before = hashlib.sha256(own.read_bytes()).hexdigest()
+    opened = sources.open_source
+
+    def replaced(*given: Any, **options: Any) -> FakeSource:
+        write_checkpoint(own, seed=1)
+        return opened(*given, **options)
+
+    monkeypatch.setattr(sources, 'open_source', replaced)
+    run(own, 'frames', '--out', tmp_path / 'x', '--limit', '1', '--pictures', '0', '--json')
+    assert json.loads(capsys.readouterr().out)['checkpoint']['sha256'] == before
+    stored = json.loads((tmp_path / 'x' / 'evaluation.json').read_text())
+    assert stored['checkpoint']['sha256'] == before
 
 
 def test_what_cannot_be_used_is_said_before_anything_is_read(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bev_perception.errors import BagError, ConfigError
+from bev_perception.errors import BagError, BevError, ConfigError
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.model import checkpoint
 from bev_perception.predictor import Predictor
 from bev_training.evaluation.evaluate import Scored, evaluate, evenly_spaced
 from bev_training.metrics import PooledScores
-from test.factories import make_config, write_checkpoint
+from test.factories import make_config, make_model, write_checkpoint
 
 from .samples import FakeSource, predicted_labels, random_labels, views_of
 
@@ -92,6 +93,10 @@ def test_facts_part_the_samples(weights: Path) -> None:
         weather['clear'].histogram + weather['rain'].histogram, done.scores.histogram
     )
     assert (weather['clear'].histogram != weather['rain'].histogram).any()
+    lacking = FakeSource(labels_of=random_labels(2), weather=('rain', ''))
+    assert list(evaluate(weights, lacking, device='cpu').by_fact['weather']) == ['', 'rain']
+    without = FakeSource(labels_of=random_labels(2), weather=('',))
+    assert evaluate(weights, without, device='cpu').by_fact == {}
 
 
 def test_labels_of_more_classes_in_another_order_will_do(weights: Path) -> None:
@@ -141,9 +146,45 @@ def test_a_class_without_labels_is_one_line(weights: Path) -> None:
     assert "tells 'lane_divider', which the labels do not have" in one_line(error)
 
 
-def test_a_sample_that_cannot_be_read_ends_it(weights: Path) -> None:
-    source = FakeSource(labels_of=random_labels(4), broken=2)
-    with pytest.raises(BagError, match='sample 2 is damaged'):
-        evaluate(weights, source, device='cpu')
+@pytest.mark.parametrize(
+    ('damage', 'said'),
+    [
+        (BagError('shard.tar is damaged'), 'sample drive/000002: shard.tar is damaged'),
+        (FileNotFoundError(2, 'No such file', 'x.tar'), "sample drive/000002: .*file: 'x.tar'"),
+    ],
+)
+def test_a_sample_that_cannot_be_read_ends_it(weights: Path, damage, said: str) -> None:
+    source = FakeSource(labels_of=random_labels(4), broken=2, damage=damage)
+    shown: list[Scored] = []
+    with pytest.raises(BevError, match=said) as error:
+        evaluate(weights, source, device='cpu', show=shown.append)
+    one_line(error)
+    assert [one.index for one in shown] == [0, 1]
+
+
+def test_reading_stops_where_scoring_does(weights: Path) -> None:
+    source = FakeSource(labels_of=random_labels(4))
+
+    def stop(scored: Scored) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:  # which keeps the frames
+        evaluate(weights, source, device='cpu', show=stop)
+    assert raised.tb is not None
+    assert not [each.name for each in threading.enumerate() if each.name.startswith('read')]
+
+
+def test_a_network_with_heads_for_middles_is_scored_by_its_classes(tmp_path: Path) -> None:
+    plain, more = make_model(CONFIG), make_model(make_config(center_offset=True))
+    left = more.load_state_dict(plain.state_dict(), strict=False)
+    assert left.missing_keys and not left.unexpected_keys  # it has more heads
+    source, found = FakeSource(labels_of=random_labels(2)), []
+    for name, model in (('plain', plain), ('more', more)):
+        checkpoint.save(tmp_path / name, model, {})
+        found.append(evaluate(tmp_path / name, source, device='cpu').scores.as_json())
+    assert found[0] == found[1]
+
+
+def test_nothing_to_score_is_one_line(weights: Path) -> None:
     with pytest.raises(BagError, match='no labelled samples'):
         evaluate(weights, FakeSource(labels_of=()), device='cpu')

@@ -194,6 +194,18 @@ def test_three_cells_by_hand() -> None:
     assert scores.bands == ((0, 10),)
 
 
+def test_frames_are_pooled_not_averaged() -> None:
+    """1/1 and 0/4 are 1/5, while the mean of the frames would be 1/2."""
+    grid = BevGrid(x_range_m=(0, 2), y_range_m=(0, 2), cell_m=1)
+    pooled = PooledScores(('vehicle',), grid)
+    one, none, every = np.zeros((3, 1, 2, 2), np.float32)
+    one[0, 0, 0], every[:] = 1, 1
+    for probability, truth in ((one, one), (every, none)):
+        labels = labels_of(truth, classes=('vehicle',))
+        pooled.update(probability, labels, np.ones((2, 2), bool))
+    assert pooled.result().iou('vehicle') == 1 / 5
+
+
 def test_bands_part_the_grid_by_distance() -> None:
     scores = scores_of(FRAMES)
     assert [band_name(b) for b in scores.bands] == [
@@ -243,6 +255,8 @@ def test_what_does_not_fit_is_refused() -> None:
         pooled.update(probability, replace(labels, classes=('walkway', 'vehicle')), seen)
     with pytest.raises(ConfigError, match=r'probabilities have the shape \(2, 5, 5\)'):
         pooled.update(probability[:, :5, :5], labels, seen)
+    with pytest.raises(ConfigError, match=r'seen cells have the shape \(12,\)'):
+        pooled.update(probability, labels, seen[:, 0])
     bad = probability.copy()
     bad[1, 3, 3] = np.nan
     with pytest.raises(BevError, match='probability of vehicle is not a number'):

@@ -185,6 +185,32 @@ def test_a_synthetic_drive_is_scored(weights, synthetic, tmp_path, capsys) -> No
     assert find_input(synthetic / 'bag').name == find_input(synthetic).name == 'town'
 
 
+def test_a_drive_is_known_by_its_own_recording_only(tmp_path) -> None:
+    drive = tmp_path / 'town'
+    bag = write_bag(drive / 'bag', seconds=0.1)
+    (drive / 'drive.json').write_text('{}')
+    for path in (drive, bag, next(bag.glob('*.mcap'))):
+        found = find_input(path)
+        assert found.drive == drive and found.name == 'town'
+    write_bag(drive / 'monday', seconds=0.1)  # of which the truth says nothing
+    found = find_input(drive / 'monday')
+    assert found.drive is None and found.name == 'monday'
+
+
+def test_the_picture_is_of_the_middle_also_where_stamps_are_of_another_clock(
+    weights, tmp_path
+) -> None:
+    """Bag times may be of the wall clock and stamps of a simulation, or the other way round."""
+    entries = SmallDrive(seconds=0.9).entries()
+    for number, shift_ns in enumerate((0, 10**15, -(10**15))):
+        moved = [changed(entry, time_ns=entry.time_ns + shift_ns) for entry in entries]
+        bag, grids = write_entries(tmp_path / f'{number}', moved), tmp_path / f'grids{number}'
+        loaded = checkpoint.load(weights)
+        done = replay(find_input(bag), loaded, grids, settings=SETTINGS, device='cpu')
+        place = sorted(grids_of(grids)).index(done.middle.view_set.stamp_ns)
+        assert done.sets == 9 and 3 <= place <= 5
+
+
 def test_truth_is_the_one_beside_the_bag(synthetic) -> None:
     stored = load_truth(synthetic)
     truth = DriveTruth(synthetic, stored.config.grid)

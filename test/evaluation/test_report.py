@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from bev_perception.errors import BagError
+from bev_perception.geometry.grid import BevGrid
+from bev_training.data.label_classes import CLASSES
+from bev_training.data.sample import LabelGrids
 from bev_training.evaluation import report
 from bev_training.evaluation.evaluate import Evaluation, evaluate
 from bev_training.evaluation.pictures import SamplePictures
 from bev_training.evaluation.result_folder import result_folder
+from bev_training.metrics import PooledScores
 from bev_training.picture import agreement
 from test.factories import write_checkpoint
 
@@ -36,7 +40,11 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
 
 def test_json_tells_what_was_done(done, tmp_path) -> None:
     evaluation, _ = done
-    report.write_report(tmp_path, evaluation, data=DATA, command=['bev', 'evaluate'])
+    weights = report.checkpoint_json(evaluation.checkpoint)
+    made = report.evaluation_json(
+        evaluation, checkpoint=weights, data=DATA, command=['bev', 'evaluate']
+    )
+    report.write_report(tmp_path, report.KIND, made, 'a table\n')
     described = json.loads((tmp_path / 'evaluation.json').read_text())
     assert described['kind'] == 'evaluation'
     assert described['scores'] == evaluation.scores.as_json()
@@ -49,9 +57,7 @@ def test_json_tells_what_was_done(done, tmp_path) -> None:
     run = described['run']
     assert run['command'] == ['bev', 'evaluate'] and run['seconds'] >= 0
     assert run['device'] == 'cpu' and set(run['versions']) == {'bev_perception', 'torch', 'python'}
-    assert (tmp_path / 'evaluation.txt').read_text() == report.evaluation_text(
-        evaluation, data=DATA
-    )
+    assert (tmp_path / 'evaluation.txt').read_text() == 'a table\n'
 
 
 def test_table_has_a_line_per_class(done) -> None:
@@ -65,9 +71,11 @@ def test_table_has_a_line_per_class(done) -> None:
         assert line.split()[:4] == [name, *(f'{iou:.3f}' for iou in expected)]
         assert line.split()[4:6] == [f'{threshold:.2f}', f'{scores.iou(name, region="seen"):.3f}']
         assert len(line.split()) == 6 + len(scores.bands)
-    assert lines[-1].startswith('coverage: a camera sees ')
-    text = report.evaluation_text(evaluation, data=DATA)
-    assert '3 samples' in text and 'split val' in text and 'random weights' in text
+    explained = [line.split()[0].rstrip(',') for line in lines[5:]]
+    assert explained == ['visible', 'all', 'best', 'seen', '0-10', '-', 'coverage']
+    assert f'{scores.coverage():.1%} of the known cells' in lines[-1]
+    text = report.evaluation_text(evaluation, data={**DATA, 'of': '9'})
+    assert 'split val, 3 samples of 9, ' in text and 'random weights' in text
     weather = evaluation.by_fact['weather']
     line = next(line for line in text.splitlines() if line.startswith('rain'))
     assert line.split() == [
@@ -76,6 +84,32 @@ def test_table_has_a_line_per_class(done) -> None:
         *(f'{weather["rain"].iou(n):.3f}' for n in CONFIG.classes),
     ]
     assert max(map(len, text.splitlines()[3:])) <= 99
+
+
+def test_a_table_of_all_classes_fits_a_screen() -> None:
+    grid = BevGrid(x_range_m=(-60, 60), y_range_m=(-60, 60), cell_m=4)
+    lines = report.score_table(PooledScores(CLASSES, grid).result()).splitlines()
+    assert max(map(len, lines)) <= 100
+    table = lines[: 1 + len(CLASSES)]
+    assert len({len(line) for line in table}) == 1  # the last column lies to the right
+    assert table[1].split()[1:] == ['-'] * 10
+
+
+def test_a_line_of_scores_gives_the_other_convention_where_it_differs() -> None:
+    grid = BevGrid(x_range_m=(0, 4), y_range_m=(0, 1), cell_m=1)
+    positive = np.zeros((3, 1, 4), bool)
+    positive[:2] = [[[1, 1, 1, 0]], [[1, 1, 1, 1]]]
+    hidden = positive & np.array([[[0]], [[1]], [[0]]], bool) & np.array([[[0, 0, 1, 0]]], bool)
+    names = ('walkway', 'vehicle', 'pedestrian')
+    labels = LabelGrids(
+        classes=names, positive=positive, hidden=hidden, known=np.ones((1, 4), bool)
+    )
+    pooled = PooledScores(names, grid)
+    probability = np.full((3, 1, 4), 0.9, np.float32) * [[[1, 1, 0, 0]]]
+    pooled.update(probability, labels, np.array([[1, 1, 1, 0]], bool))
+    assert report.iou_line(pooled.result()) == (
+        'walkway 0.67, vehicle 1.00 (all 0.67), pedestrian -'
+    )
 
 
 def test_pictures_show_something(done) -> None:
@@ -123,6 +157,23 @@ def test_earlier_results_are_replaced_whole(tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ['evaluation.json']
     assert json.loads((out / 'evaluation.json').read_text())['is'] == 'second'
     assert [path.name for path in out.parent.iterdir()] == ['out']  # nothing else stays
+
+
+def test_a_stop_while_results_are_replaced_loses_none(tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / 'out'
+    fill(out, 'first')
+    rename = Path.rename
+
+    def stopped(self: Path, target: Path) -> None:
+        rename(self, target)
+        if self == out:  # between the two moves
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, 'rename', stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fill(out, 'second')
+    assert json.loads((out / 'evaluation.json').read_text())['is'] == 'first'
+    assert [path.name for path in tmp_path.iterdir()] == ['out']
 
 
 def test_earlier_results_stay_where_new_ones_fail(tmp_path: Path) -> None:

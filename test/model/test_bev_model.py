@@ -107,6 +107,28 @@ def test_a_missing_camera_is_the_same_as_an_absent_one(model, inputs):
     assert torch.equal(padded.valid, without.valid)
 
 
+def test_a_missing_camera_leaves_the_batch_norms_alone(inputs):
+    """In training too, where batch norms learn from all images of a batch."""
+    padded, without = make_model().train(), make_model().train()
+    live = torch.tensor([[True, True, False, True, True, False]])
+    images = inputs.images.clone()
+    images[:, ~live[0]] = 0
+    got = padded(replace(inputs, images=images, live=live))
+    want = without(select(inputs, live[0].nonzero()[:, 0].tolist()))
+    torch.testing.assert_close(got.logits, want.logits, atol=1e-4, rtol=0)
+    for (name, a), b in zip(padded.named_buffers(), without.buffers(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5, msg=name)
+    for side in (got, want):
+        side.logits.square().mean().backward()
+    for (name, a), b in zip(padded.named_parameters(), without.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_a_training_batch_without_any_camera_gives_an_answer(inputs):
+    out = make_model().train()(replace(inputs, live=torch.zeros(1, 6, dtype=torch.bool)))
+    assert torch.isfinite(out.logits).all() and not out.valid.any()
+
+
 @torch.inference_mode()
 def test_order_of_cameras_does_not_matter(model, inputs):
     out, other = model(inputs), model(select(inputs, [5, 2, 0, 1, 4, 3]))

@@ -122,6 +122,28 @@ def test_half_precision_features_give_half_precision_volumes(dtype):
     torch.testing.assert_close(got.float(), expected, atol=0.01, rtol=2 * step)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('feature_px', [FEATURE_PX, (160, 80)])
+def test_a_gpu_gives_what_the_processor_gives(dtype, feature_px):
+    cameras, features = make_batch(2), make_features(2, feature_px)
+    slow, valid = through_table(features, cameras, feature_px)
+    there = features.detach().to('cuda', dtype).requires_grad_()
+    fast, valid_there = through_table(there, [t.cuda() for t in cameras], feature_px)
+    assert fast.dtype == dtype and fast.is_cuda
+    same = valid == valid_there.cpu()
+    assert (~same).float().mean() < 1e-3  # a voxel's centre on an image's border
+    step = max(8 * torch.finfo(dtype).eps, 1e-3)
+    torch.testing.assert_close(
+        fast.float().cpu() * same[:, None], slow * same[:, None], atol=step, rtol=step
+    )
+    incoming = torch.randn(fast.shape, generator=torch.manual_seed(0)) * same[:, None]
+    (expected,) = torch.autograd.grad(slow, features, incoming)
+    (got,) = torch.autograd.grad(fast, there, incoming.to(there))
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float().cpu(), expected, atol=4 * step, rtol=step)
+
+
 def test_autocast_does_not_move_the_geometry():
     cameras, features = make_batch(2), make_features(2)
     exact, valid = through_table(features, cameras)

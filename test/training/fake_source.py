@@ -110,6 +110,8 @@ class FakeSource:
             points.append(center + np.stack([c * x - s * y, s * x + c * y, z], 1))
         return np.concatenate(points).astype(np.float32)
 
+    notes: tuple[str, ...] = ()
+
     def facts(self, i: int) -> Mapping[str, str]:
         return {'weather': ('clear', 'rain')[i % 2]}
 

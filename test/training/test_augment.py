@@ -97,15 +97,33 @@ def test_black_lies_only_beyond_the_rim_of_the_image():
     for seed in range(10):
         new = vary_view(view, config, (160, 88), np.random.default_rng(seed))
         rays = new.camera.unproject(np.stack(np.meshgrid(range(160), range(88)), -1).astype(float))
-        flat = view.camera.resized((80, 45)).cropped(0, 1, 80, 44)  # what to_pinhole leaves
-        _, inside = flat.project(rays)
+        _, inside = view.camera.resized((80, 45)).project(rays)
         np.testing.assert_array_equal(new.image[..., 2] > 0, inside)
         blacks.append((~inside).mean())
     assert 0.7 < min(blacks) < max(blacks) < 1
 
 
-def test_zeros_leave_everything_as_it_was():
-    sample, model = read(), make_fake_model()
+@pytest.mark.parametrize('size_px', [(64, 48), (96, 32)])
+def test_a_crop_that_is_moved_finds_what_the_network_does_not_see_otherwise(size_px):
+    """The sky of a high image and the sides of a wide one are cut off, but they are there."""
+    view = make_view(make_camera(size_px), where_image(size_px))
+    # The part that is cut off at the top, or at each side, is 16 pixels.
+    config, rows, columns = replace(NOTHING, crop_share=0.5), set(), set()
+    for seed in range(40):
+        new = vary_view(view, config, (64, 32), np.random.default_rng(seed))
+        left, top = (view.camera.K - new.camera.K)[:2, 2].round().astype(int)
+        whole = np.pad(view.image, ((16, 16), (16, 16), (0, 0)))
+        expected = whole[16 + top : 48 + top, 16 + left : 80 + left]
+        np.testing.assert_array_equal(new.image, expected)
+        rows.add(top)
+        columns.add(left)
+    assert min(rows) >= size_px[1] - 32 - 16 and min(columns) >= (size_px[0] - 64) // 2 - 16
+    assert max(rows) - min(rows) > 24 and max(columns) - min(columns) > 24
+
+
+@pytest.mark.parametrize('size_px', [(64, 32), (97, 61), (193, 120), (50, 41), (31, 90)])
+def test_zeros_leave_everything_as_it_was(size_px):
+    sample, model = read(size_px=size_px), make_fake_model()
     out = augment(sample, NOTHING, model, np.random.default_rng(0))
     assert out.labels is sample.labels and out.boxes is sample.boxes
     assert out.points_m is sample.points_m

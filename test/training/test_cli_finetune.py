@@ -120,7 +120,7 @@ def test_drives_without_validation_give_no_best_network(drives, tmp_path, capsys
             'walkway',
         ),
         (
-            ['--config', 'debug', '--train', '{drives}', '--set', 'model.grid.cell_m=0.5'],
+            ['--config', 'debug', '--train', '{drives}', '--set', 'model.grid.cell_m=0.25'],
             BevError,
             'cells of',
         ),

@@ -16,7 +16,7 @@ from bev_perception.geometry.grid import BevGrid
 from bev_training.data import drive_samples
 from bev_training.data.drive_samples import DriveSamples, open_drives
 from bev_training.data.drives import Drive
-from bev_training.data.label_store import labels_of, write_labels
+from bev_training.data.label_store import LabelStore, labels_of, write_labels
 from bev_training.data.sample import SampleSource, read_sample
 from bev_training.data.sources import open_source
 from test.data.drive_frames import CAMERAS, write_drive
@@ -48,7 +48,7 @@ def test_labelled_frames_are_samples_in_order(source: DriveSamples) -> None:
     assert list(source.scenes) == ['a'] * 5 + ['b'] * 4
     assert source.keys[-1] == 'b/000006' and source.keys[3:5] == expected[3:5]
     assert isinstance(source.keys, Sequence) and source.keys.index('b/000000') == 5
-    assert source.unlabelled == 1
+    assert source.unlabelled == 1 and source.notes == ('1 drive has no labels, left out',)
     assert source.classes == WANTED and source.grid == GRID and source.cameras == CAMERAS
     assert source.facts(8) == FACTS
     with pytest.raises(IndexError):
@@ -103,9 +103,11 @@ def test_it_can_be_pickled_and_forked(source: DriveSamples) -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        same = np.array_equal(source.labels(2).positive, first) and len(source.view_set(2).views)
-        os.write(writing, b'same' if same else b'other')
-        os._exit(0)
+        try:
+            same = np.array_equal(source.labels(2).positive, first)
+            os.write(writing, b'same' if same and source.view_set(2).views else b'other')
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
     assert os.read(reading, 10) == b'same'
     for end in (reading, writing):
@@ -127,6 +129,50 @@ def test_few_drives_are_open_at_a_time(
 def test_it_is_opened_as_any_source_is(frames: Path) -> None:
     source = open_source(str(frames), classes=WANTED, grid=GRID)
     assert isinstance(source, DriveSamples) and len(source) == 9
+
+
+def test_cameras_are_in_the_order_of_the_largest_rig(
+    frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rigs = {'a': ('back', 'front'), 'b': ('front_left', 'front', 'back')}
+    opened = drive_samples._opened
+
+    def other(folder: Path) -> tuple[Drive, LabelStore]:
+        drive, labels = opened(folder)
+        drive.cameras = rigs[folder.name]
+        return drive, labels
+
+    monkeypatch.setattr(drive_samples, '_opened', other)
+    assert open_drives(frames, WANTED, GRID).cameras == rigs['b']
+
+
+def test_facts_of_a_sample_are_its_own(source: DriveSamples) -> None:
+    told = source.facts(0)
+    assert isinstance(told, dict)
+    told['weather'] = 'snow'
+    assert source.facts(0) == FACTS
+
+
+def test_drives_in_an_object_store_are_told_to_be_copied() -> None:
+    with pytest.raises(BagError, match='labels need a folder on a disk; copy the drives to one'):
+        open_source('memory://frames', classes=WANTED, grid=GRID)
+
+
+def test_tables_are_told_from_drives(tmp_path: Path) -> None:
+    def refused(path: Path, said: str, version: str = '') -> None:
+        with pytest.raises(BagError, match=said):
+            open_source(path, classes=('vehicle',), grid=GRID, version=version)
+
+    for name in ('v1.0-mini', 'v1.0-trainval'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'sample_data.json').write_text('[]')
+    refused(tmp_path, r'has the versions v1\.0-mini, v1\.0-trainval; name one as version')
+    refused(tmp_path, "has no version '/v1', only v1.0-mini, v1.0-trainval", '/v1')
+    refused(tmp_path / 'v1.0-mini', f'holds tables only; name {tmp_path}, version v1.0-mini')
+    (tmp_path / 'own').mkdir()
+    (tmp_path / 'v1.0-mini').rename(tmp_path / 'own' / 'yard')  # a version of another name
+    refused(tmp_path / 'own', r'yard/calibrated_sensor\.json is missing')
+    refused(tmp_path / 'own', "has no version 'v1.0-mini', only yard", 'v1.0-mini')
 
 
 def test_drives_without_any_labels_tell_how_to_get_some(tmp_path: Path) -> None:

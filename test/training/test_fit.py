@@ -1,27 +1,33 @@
-"""Training runs: what they learn, what they leave behind, and what stops them."""
+"""Training runs: what they learn, and what they leave behind."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from dataclasses import replace
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
-from bev_perception.errors import BevError, ConfigError
+from bev_perception.errors import CheckpointError
 from bev_perception.model import checkpoint
 from bev_perception.model.bev_model import BevModel
 from bev_training.fit.ema import Ema
 from bev_training.fit.loop import fit
+from bev_training.fit.out_folder import save_network
 from bev_training.fit.recipes import find_recipe, read_recipe
-from bev_training.fit.schedule import count_steps
-from bev_training.fit.settings import AugmentConfig, DataConfig, LossConfig, OptimizerConfig
-from bev_training.objectives.segmentation import SegmentationObjective
+from bev_training.fit.schedule import count_steps, make_optimizer
+from bev_training.fit.settings import (
+    CARD_FACTS,
+    AugmentConfig,
+    DataConfig,
+    LossConfig,
+    OptimizerConfig,
+)
 from test.factories import make_model
 from test.training.fake_source import FakeSource, make_fake_model, make_fake_source
 from test.training.fit_runs import (
@@ -119,6 +125,80 @@ def test_only_the_drawn_labels_are_used(tmp_path):
     assert card['labels'] == '4 of 16 samples (25 % by scene, seed 0)'
 
 
+def test_half_weights_halve_the_files_and_keep_the_network(tmp_path):
+    config, val = make_run_config(steps=1), make_fake_source(1)
+    run(config, tmp_path / 'whole', val=val)
+    run(replace(config, half_weights=True), tmp_path / 'half', val=val)
+    for name in ('final', 'best'):
+        whole, half = weights_of(tmp_path / 'whole', name), weights_of(tmp_path / 'half', name)
+        assert {v.dtype for v in half.values()} == {torch.float16, torch.int64}
+        sizes = [(tmp_path / x / f'{name}.safetensors').stat().st_size for x in ('whole', 'half')]
+        assert sizes[1] < 0.55 * sizes[0]
+        for key, value in whole.items():
+            torch.testing.assert_close(half[key].to(value.dtype), value, rtol=1e-3, atol=1e-6)
+    loaded = checkpoint.load(tmp_path / 'half' / 'final.safetensors').model
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    # what goes on is whole
+    state = torch.load(tmp_path / 'half' / 'last.ckpt', weights_only=True)['weights']
+    assert same_weights(dict(state['network']), weights_of(tmp_path / 'whole'))
+
+
+def test_weights_too_large_for_half_say_how_to_go_on(tmp_path):
+    network = make_model(make_fake_model())
+    next(network.parameters()).data[:] = 1e6
+    with pytest.raises(CheckpointError, match=r'float16.*half_weights=false') as caught:
+        save_network(tmp_path / 'a.safetensors', network, {}, half=True)
+    assert '\n' not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_the_card_says_what_the_recipe_wants_beside_the_facts_of_the_run(tmp_path, monkeypatch):
+    versions = iter(['1.0, git a', '1.0, git b'])
+    monkeypatch.setattr('bev_training.fit.prepare.code_version', lambda: next(versions))
+    config = make_run_config(steps=1, card={'licence': 'MIT', 'trained_on': 'a made-up street'})
+    run(config, tmp_path / 'run')
+    loaded = checkpoint.load(tmp_path / 'run' / 'final.safetensors')
+    assert loaded.trained_on == 'a made-up street: all 6 samples'
+    assert (loaded.card['licence'], loaded.card['code']) == ('MIT', '1.0, git a')
+    assert loaded.card.keys() == CARD_FACTS | {'trained_on', 'licence'}
+    run(config, tmp_path / 'run', resume=True)
+    card = checkpoint.load(tmp_path / 'run' / 'final.safetensors').card
+    assert card['code'] == '1.0, git a, then 1.0, git b'
+
+
+@pytest.mark.parametrize('steps', [1, 2, 19, 20, 21, 100])
+def test_a_warm_up_of_any_length_rises_to_the_largest_rate_at_most(steps):
+    network = make_model(make_fake_model())
+    config = OptimizerConfig(lr=1e-3, warmup_share=0.05)
+    optimizer, schedule = make_optimizer(network, torch.nn.Identity(), config, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(schedule.get_last_lr()[-1])
+        optimizer.step()
+        schedule.step()
+    assert all(0 < rate <= 1e-3 * (1 + 1e-9) for rate in rates)
+    assert all(later < rate for rate, later in itertools.pairwise(rates[5:]))
+    if steps >= 19:
+        assert max(rates[:6]) > 0.9e-3
+
+
+def test_one_step_on_one_sample_draws_more_than_an_empty_picture(tmp_path):
+    run(make_run_config(steps=1, batch_size=3), tmp_path / 'run', samples=1)
+    picture = cv2.imread(str(tmp_path / 'run' / 'learning_curve.png')).astype(int)
+    middle = picture[150:350, 250:500]  # no text, no legend
+    blue = np.array([248, 180, 138])  # the line of the mean, BGR
+    assert (np.abs(middle - blue).max(-1) < 60).any()
+
+
+def test_without_tensorboard_one_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
+    said: list[str] = []
+    run(make_run_config(steps=1), tmp_path / 'run', say=said.append)
+    about = [line for line in said if 'TensorBoard' in line]
+    assert len(about) == 1 and 'metrics.csv' in about[0]
+    assert not (tmp_path / 'run' / 'tensorboard').exists()
+    assert len(rows_of(tmp_path / 'run')) == 1
+
+
 SCALE = 'encoder.trunk.model.bn1.weight'
 FROZEN = OptimizerConfig(lr=1e-3, batch_norm='frozen')
 
@@ -209,129 +289,3 @@ def test_bfloat16_rounds_the_network_and_not_the_cameras(tmp_path):
     run(config, tmp_path / 'full')
     run(replace(config, precision='bf16-mixed'), tmp_path / 'half')
     assert losses_of(tmp_path / 'half') == pytest.approx(losses_of(tmp_path / 'full'), rel=0.01)
-
-
-# --- what stops a run ---------------------------------------------------------------------------
-
-
-def test_a_folder_that_is_not_empty_is_refused(tmp_path):
-    (tmp_path / 'notes.txt').write_text('mine')
-    for resume in (False, True):
-        with pytest.raises(ConfigError, match=r'give another --out'):
-            run(make_run_config(), tmp_path, resume=resume)
-    assert [path.name for path in tmp_path.iterdir()] == ['notes.txt']
-    run(make_run_config(), tmp_path / 'run')
-    with pytest.raises(ConfigError, match=r'is not empty; give --resume to go on with it'):
-        run(make_run_config(), tmp_path / 'run')
-
-
-@pytest.mark.parametrize(
-    ('values', 'said'),
-    [
-        ({'precision': '16-mixed'}, "'16-mixed' needs a GPU"),
-        ({'accelerator': 'cuda'}, 'no GPU is to be had'),
-    ],
-)
-@pytest.mark.skipif(torch.cuda.is_available(), reason='what a machine without a GPU says')
-def test_a_device_that_is_not_there_is_one_line(values, said, tmp_path):
-    with pytest.raises(ConfigError, match=said):
-        run(make_run_config(**values), tmp_path / 'run')
-    assert not (tmp_path / 'run').exists()
-
-
-def test_processes_that_were_started_must_be_those_of_the_settings(tmp_path, monkeypatch):
-    monkeypatch.setenv('WORLD_SIZE', '4')
-    with pytest.raises(ConfigError, match=r'4 processes were started, but devices x nodes is 1 x'):
-        run(make_run_config(), tmp_path / 'run')
-
-
-def test_a_damaged_sample_is_one_line_that_names_it(tmp_path):
-    source = make_fake_source(4, broken=(0, 1, 2, 3))
-    with pytest.raises(
-        BevError, match=r'sample scene-0000/\d+: shard of frame \d is damaged'
-    ) as e:
-        run(make_run_config(), tmp_path / 'run', train=source)
-    assert '\n' not in str(e.value)
-    with pytest.raises(BevError, match=r'sample scene-0000/000001: shard of frame 1'):
-        run(make_run_config(), tmp_path / 'val', val=make_fake_source(3, broken=(1,)))
-
-
-@pytest.mark.parametrize('what', ['loss', 'gradient'])
-def test_what_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
-    what, tmp_path, monkeypatch
-):
-    whole = SegmentationObjective.loss
-    calls = []
-
-    def loss(self, prediction, targets):
-        terms = whole(self, prediction, targets)
-        calls.append(0)
-        if len(calls) == 3 and what == 'loss':
-            terms['loss'] = terms['loss'] * math.nan
-        if len(calls) == 3 and what == 'gradient':  # d sqrt(x) / dx at 0
-            terms['loss'] = terms['loss'] + (prediction.logits * 0).sum().abs().sqrt()
-        return terms
-
-    monkeypatch.setattr(SegmentationObjective, 'loss', loss)
-    config = make_run_config(steps=5, save_every=1)
-    said = r'step 3: the (loss|norm of the gradients) is nan with the samples scene-\d+/\d+, scene'
-    with pytest.raises(BevError, match=said) as caught:
-        run(config, tmp_path / 'run')
-    assert '\n' not in str(caught.value)
-    state = torch.load(tmp_path / 'run' / 'last.ckpt', weights_only=True)
-    assert state['step'] == 2
-    assert all(value.isfinite().all() for value in state['weights']['network'].values())
-    assert [row['step'] for row in rows_of(tmp_path / 'run')] == ['1', '2']
-    monkeypatch.undo()
-    assert run(config, tmp_path / 'run', resume=True).steps == 5
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Writing beyond this fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
-
-
-def test_a_full_disk_is_one_line_and_the_checkpoint_of_before_stays(tmp_path):
-    config, out = make_run_config(save_every=2, steps=2), tmp_path / 'run'
-    with files_of_at_most(2**20), pytest.raises(BevError, match=r'cannot be written: .*; nothing'):
-        run(config, out)
-    run(config, out, resume=True)
-    before = (out / 'last.ckpt').read_bytes()
-    (out / 'final.safetensors').unlink()
-    with files_of_at_most(2**20), pytest.raises(BevError) as caught:
-        run(config, out, resume=True)
-    assert 'last.ckpt is that of before' in str(caught.value) and '\n' not in str(caught.value)
-    assert (out / 'last.ckpt').read_bytes() == before
-    assert not [path.name for path in out.iterdir() if path.name.endswith(('.part', '.partial'))]
-    assert not (out / 'final.safetensors').exists()
-
-
-def test_an_interrupted_write_of_the_state_leaves_the_old_one(tmp_path):
-    config, out = make_run_config(save_every=1, steps=3), tmp_path / 'run'
-    limits = []
-
-    class Filling:
-        """The disk is full from the second step on."""
-
-        def __call__(self, line: str) -> None:
-            if line.startswith('step 1'):
-                limits.append(files_of_at_most(2**20))
-                limits[-1].__enter__()
-
-    config = replace(config, validate_every=1)
-    try:
-        with pytest.raises(BevError, match=r'cannot be written'):
-            run(config, out, val=make_fake_source(1), say=Filling())
-    finally:
-        limits[0].__exit__(None, None, None)
-    state = torch.load(out / 'last.ckpt', weights_only=True)
-    assert state['step'] == 1
-    assert not [path.name for path in out.iterdir() if path.name.endswith(('.part', '.partial'))]

@@ -162,9 +162,37 @@ def test_settings_that_change_nothing_may_differ(whole_run, tmp_path):
     out = tmp_path / 'run'
     shutil.copytree(whole_run, out)
     data = DataConfig(workers=1, train='elsewhere', cache='there')
-    other = replace(CONFIG, data=data, save_every=1, validate_every=0, accelerator='auto')
+    other = replace(
+        CONFIG, data=data, save_every=1, validate_every=0, accelerator='auto',
+        half_weights=True, card={'licence': 'MIT'},
+    )  # fmt: skip
     run(other, out, resume=True, samples=5, val=make_fake_source(2))
+    half = {name: value.to(weights_of(out)[name].dtype) for name, value in
+            weights_of(whole_run).items()}  # fmt: skip
+    assert same_weights(weights_of(out), half)
+
+
+def test_a_run_may_go_on_without_validation(whole_run, tmp_path):
+    out = tmp_path / 'run'
+    with pytest.raises(KeyboardInterrupt):  # in the validation after step 3
+        run(CONFIG, out, samples=5, val=hooked(2, {1: lambda: stop(signal.SIGTERM)}))
+    run(CONFIG, out, resume=True, samples=5)
+    assert [row['step'] for row in rows_of(out)] == list('123456')
     assert same_weights(weights_of(out), weights_of(whole_run))
+    shutil.copytree(whole_run, tmp_path / 'done')
+    run(CONFIG, tmp_path / 'done', resume=True, samples=5)
+    assert rows_of(tmp_path / 'done') == rows_of(whole_run)
+
+
+def test_a_state_of_other_weights_is_one_line(whole_run, tmp_path):
+    out = tmp_path / 'run'
+    shutil.copytree(whole_run, out)
+    state = state_of(out)
+    state['weights']['network'].popitem()
+    torch.save(state, out / 'last.ckpt')
+    with pytest.raises(CheckpointError, match='another version of this program') as caught:
+        run(CONFIG, out, resume=True, samples=5)
+    assert '\n' not in str(caught.value)
 
 
 def test_other_samples_another_number_of_processes_and_damage_are_refused(whole_run, tmp_path):
@@ -199,7 +227,9 @@ def test_a_table_keeps_whole_rows_up_to_a_step(tmp_path):
         table.add(1, {'loss': 2.0})
         table.add(2, {'loss': 1.5, 'val_car': 0.25})
         table.add(3, {'loss': 1.0})
-    with RunTable(tmp_path, ('loss', 'val_car'), steps_done=2) as table:
+    with (tmp_path / 'metrics.csv').open('a') as file:
+        file.write('\0\0\0\n4,1.0,2,3,4\n5')  # after a power cut
+    with RunTable(tmp_path, ('loss',), steps_done=2) as table:
         table.add(3, {'loss': 9.0})
     assert read_columns(tmp_path / 'metrics.csv') == {
         'loss': [(1, 2.0), (2, 1.5), (3, 9.0)],
@@ -213,7 +243,7 @@ def test_tensorboard_shows_each_step_once(tmp_path):
     pytest.importorskip('tensorboard')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for done, steps in ((0, (1, 2, 3)), (2, (3, 4))):
+    for done, steps in ((0, (1, 2)), (0, (1, 2, 3)), (2, (3, 4))):
         with RunTable(tmp_path, ('loss',), steps_done=done) as table:
             for step in steps:
                 table.add(step, {'loss': float(10 * done + step)})

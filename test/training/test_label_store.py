@@ -73,6 +73,14 @@ def test_labels_without_a_frame_or_a_box_can_be_read(tmp_path: Path) -> None:
         assert all(store.boxes(i).names == () for i in range(count))
 
 
+def test_a_frame_may_have_no_object(tmp_path: Path) -> None:
+    frames = [(make_grids(i), make_boxes(i, count)) for i, count in enumerate((0, 2, 0))]
+    write_labels(tmp_path / 'labels', CLASSES, GRID, frames, source='')
+    store = LabelStore(tmp_path / 'labels')
+    for frame, (_, boxes) in enumerate(frames):
+        assert_same_boxes(store.boxes(frame), boxes)
+
+
 def test_a_part_of_the_grid_and_of_the_classes_is_cut_out(folder: Path) -> None:
     store, whole = LabelStore(folder), make_grids(3)
     part = BevGrid(
@@ -205,7 +213,7 @@ def test_labels_that_are_there_stay_unless_they_are_to_be_replaced(folder: Path)
 def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / 'photos').mkdir()
     (tmp_path / 'photos' / 'cat.jpg').write_bytes(b'x')
-    with pytest.raises(BagError, match=r'photos holds cat\.jpg'):
+    with pytest.raises(BagError, match=r'photos holds cat\.jpg, but no labels\.json; remove it'):
         write_labels(tmp_path / 'photos', CLASSES, GRID, [], source='', replace=True)
     assert (tmp_path / 'photos' / 'cat.jpg').read_bytes() == b'x'
 

@@ -19,7 +19,7 @@ from bev_perception.preprocess import prepare
 from bev_training.data.loader import eval_loader, train_loader
 from bev_training.data.sample import read_sample
 from bev_training.data.targets import center_targets
-from bev_training.fit.settings import AugmentConfig, DataConfig, TrainConfig
+from bev_training.fit.settings import AugmentConfig, DataConfig, LossConfig, TrainConfig
 from test.training.fake_source import make_fake_model, make_fake_source
 
 
@@ -100,6 +100,14 @@ def test_every_pass_sees_every_sample_once_in_another_order():
     passes = [keys[i : i + 6] for i in (0, 6, 12)]
     assert all(sorted(one) == sorted(make_fake_source(6).keys) for one in passes)
     assert passes[0] != passes[1] != passes[2]
+
+
+def test_the_order_and_the_variations_have_chance_of_their_own():
+    """numpy takes numbers that a seed lacks for zeros: (3, 0) and (3, 0, 0) are the same seed."""
+    source, config = make_fake_source(30), make_train_config(batch_size=30)
+    for step, batch in enumerate(batches(config, source, steps=2)):
+        variation = np.random.default_rng([config.seed, step]).permutation(30)
+        assert batch.keys != tuple(source.keys[i] for i in variation)
 
 
 def test_a_subset_smaller_than_a_batch_fills_batches():
@@ -214,12 +222,42 @@ def test_evaluation_sees_every_sample_once_over_all_ranks(world, count):
     assert seen == [source.keys[i] for i in indices]
 
 
+def test_a_rank_without_samples_starts_no_process():
+    loader = eval_loader(
+        make_fake_source(1), [0], model=make_fake_model(), batch_size=2, workers=2, world=2
+    )
+    before = children(os.getpid())
+    assert len(loader) == 0 and list(loader) == []
+    assert children(os.getpid()) == before
+
+
+def test_after_a_turn_the_cells_that_are_known_agree_with_the_centre_targets():
+    source = make_fake_source(8)
+    config = make_train_config(
+        model=make_fake_model(center_offset=True),
+        loss=LossConfig(center=1, offset=1),
+        augment=AugmentConfig(yaw_deg=180),
+        data=DataConfig(workers=0, visibility='all'),
+        batch_size=8,
+    )
+    (batch,) = batches(config, source, steps=1)
+    targets = batch.targets
+    known, objects = targets.known, targets.in_object[:, 0]
+    assert 0.5 < known.float().mean() < 1
+    vehicle = targets.positive[:, 1]
+    # Turned labels are those of the nearest cell, so they may differ along the rims of objects.
+    agree = ((vehicle == objects) & known).sum() / known.sum()
+    assert vehicle.sum() > 50 and agree > 0.97
+    assert (targets.center[:, 0][vehicle & known] > 0.2).float().mean() > 0.95
+
+
 def test_centre_targets_come_when_the_network_has_the_heads():
     source = make_fake_source(1)
     plain = AugmentConfig(flip_x=0, flip_y=0)
     for visibility in ('visible', 'all'):
         config = make_train_config(
             model=make_fake_model(center_offset=True),
+            loss=LossConfig(center=1, offset=1),
             augment=plain,
             data=DataConfig(workers=0, visibility=visibility),
             batch_size=1,

@@ -18,6 +18,7 @@ from bev_perception.geometry import rigid
 from bev_training.data import nuscenes_index
 from bev_training.data.nuscenes_compile import footprint
 from bev_training.data.nuscenes_index import NuscenesIndex, open_index
+from bev_training.data.nuscenes_samples import weather_of
 from bev_training.data.nuscenes_splits import scenes_of
 from bev_training.nuscenes_tables import camera_channel, pose_of
 
@@ -243,6 +244,24 @@ def test_damaged_tables_are_one_line(nuscenes_copy: Path, tmp_path: Path) -> Non
         open_index(nuscenes_copy, cache=tmp_path)
 
 
+def test_splits_that_are_none_are_one_line(nuscenes_copy: Path, tmp_path: Path) -> None:
+    path = nuscenes_copy / VERSION / 'splits.json'
+    for content in ('["scene-0061"]', '{"night_train": "scene-0061"}'):
+        path.write_text(content)
+        with pytest.raises(BagError, match='no table of splits, each a list of scenes'):
+            open_index(nuscenes_copy, cache=tmp_path)
+    path.write_text('{"night_train": ["scene-0001"]}')
+    with pytest.raises(BagError, match="'night_train' names 'scene-0001', which is no scene here"):
+        open_index(nuscenes_copy, cache=tmp_path)
+
+
+def test_tables_of_other_things_are_one_line(nuscenes_copy: Path, tmp_path: Path) -> None:
+    changed(nuscenes_copy, 'category', lambda records: [r | {'name': 7} for r in records])
+    with pytest.raises(BagError, match=r'v1\.0-mini: the tables are damaged: .*int') as caught:
+        open_index(nuscenes_copy, cache=tmp_path)
+    assert '\n' not in str(caught.value)
+
+
 def test_sample_without_lidar_is_named(nuscenes_copy: Path, tmp_path: Path) -> None:
     token = json.loads((nuscenes_copy / VERSION / 'sample.json').read_text())[1]['token']
 
@@ -323,3 +342,20 @@ def test_default_splits_of_real_versions() -> None:
     assert scenes_of(neither, '', 'v1.0-yard') == list(_Splits.scenes)
     with pytest.raises(ConfigError, match="no scene of split 'val'"):
         scenes_of(neither, 'val', 'v1.0-yard')
+
+
+@pytest.mark.parametrize(
+    ('description', 'weather'),
+    [
+        ('Rain, intersection, parked cars', 'rain'),
+        ('Night, big street, bus stop, high speed, construction vehicle', 'night'),
+        ('Night, after rain, many peds, PMD, jaywalker, scooter', 'night rain'),
+        ('Rainy day, raining heavily', 'rain'),
+        ('Parked truck, construction, intersection, turn left, following a van', ''),
+        ('Train station, drain, knight, clear view', ''),
+        ('synthetic, haze, town 2, synthetic_val', 'haze'),
+        ('', ''),
+    ],
+)
+def test_weather_is_what_the_description_tells(description: str, weather: str) -> None:
+    assert weather_of(description) == weather

@@ -9,6 +9,7 @@ import pytest
 from bev_perception.errors import ConfigError
 from bev_training.fit.recipes import as_yaml, find_recipe, flat, read_recipe
 from bev_training.fit.settings import TrainConfig
+from bev_training.weights import imagenet_statistics
 
 RECIPES = sorted((Path(__file__).parents[2] / 'config' / 'train').glob('*.yaml'))
 
@@ -33,6 +34,26 @@ def test_the_published_schedules_are_those_of_the_recipes():
             assert config.model.backbone == 'efficientnet_b0'
             assert config.model.grid.shape == (8, 200, 200)
             assert (config.optimizer.weight_decay, config.optimizer.anneal) == (1e-7, 'linear')
+
+
+@pytest.mark.parametrize(
+    'path', [each for each in RECIPES if each.stem.startswith('nuscenes')], ids=lambda p: p.stem
+)
+def test_the_other_encoder_and_larger_images_are_two_overrides(path):
+    given = [('model.backbone', 'resnet50'), ('model.image_size_px', '[800, 448]')]
+    model = read_recipe(path, given).model
+    assert (model.backbone, model.image_size_px) == ('resnet50', (800, 448))
+    wanted = imagenet_statistics('resnet50')
+    assert (model.mean, model.std) == wanted
+
+
+def test_a_card_has_free_names_and_goes_round(tmp_path):
+    path = tmp_path / 'card.yaml'
+    path.write_text('card: {licence: MIT, "who and when": "me: now"}')
+    config = read_recipe(path, [('card.licence', 'Apache-2.0'), ('card.note', 'no rain')])
+    assert config.card == {'licence': 'Apache-2.0', 'who and when': 'me: now', 'note': 'no rain'}
+    path.write_text(as_yaml(config))
+    assert read_recipe(path) == config
 
 
 def test_what_a_recipe_leaves_out_has_its_default(tmp_path):
@@ -62,6 +83,10 @@ def test_what_a_recipe_leaves_out_has_its_default(tmp_path):
         ('model: {backbone: vgg}', "backbone 'vgg' is unknown; known are"),
         ('model: {grid: {cell_m: 0.3}}', 'it must be a whole number of cells'),
         ('loss: {center: 1}', 'loss.center and loss.offset need model.center_offset: true'),
+        ('card: {licence: 2}', 'card: is 2; it must be text'),
+        ('card: [a]', "card: is ['a']; it must be a mapping of names to text"),
+        ('card: {seed: "1"}', 'card.seed is not free: every run writes its own'),
+        ('steps: 3\n\tbatch_size: 2', "line 2: found character '\\t'"),
         ('steps: 1\nsteps: 2', "line 2: 'steps' is given twice"),
         ('- steps', "is ['steps']; it must be a mapping of fields"),
         ('steps: [', 'line 1: '),
@@ -134,3 +159,5 @@ def test_an_unknown_recipe_lists_those_that_are_shipped(tmp_path):
         find_recipe('tuwn')
     with pytest.raises(ConfigError, match='does not exist'):
         find_recipe(str(tmp_path / 'tuwn.yaml'))
+    with pytest.raises(ConfigError, match='is no file'):
+        find_recipe(str(tmp_path))

@@ -6,6 +6,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from bev_training.data.drive_samples import open_drives
 from bev_training.data.drives import Drive
 from bev_training.data.label_classes import CLASSES
 from bev_training.data.label_store import LabelStore, labels_of
+from bev_training.data.locks import drive_lock
 from bev_training.data.sample import HIDDEN_UP_TO, GroundBoxes
 from bev_training.data.truth_labels import crossings_of, label_drives, labels_at
+from bev_training.evaluation.drive_truth import DriveTruth
 from bev_training.outlines import box_corners, outlines
 from bev_training.synthetic.drive import write_drive
 from bev_training.synthetic.rig import nuscenes_rig
@@ -273,6 +276,34 @@ def test_the_truth_of_another_town_is_refused(made: Path, frames: Path, tmp_path
     with pytest.raises(BevError, match='its settings make another town here'):
         label(frames, other)
     assert not (frames / 'bag' / 'labels').exists()
+    with pytest.raises(BevError, match='its settings make another town here'):
+        DriveTruth(other, BevGrid())
+
+
+def test_the_truth_of_a_replay_equals_the_labels(made: Path, labelled: Path) -> None:
+    store, drive = LabelStore(labels_of(labelled / 'bag')), Drive(labelled / 'bag')
+    truth = DriveTruth(made / 'town' / 'one', store.grid)
+    for frame, stamp_ns in enumerate(drive.stamps_ns):
+        found, expected = truth.at(stamp_ns, CLASSES), store.grids(frame, CLASSES, store.grid)
+        assert np.array_equal(found.positive, expected.positive)
+        assert np.array_equal(found.hidden, expected.hidden) and expected.hidden.any()
+
+
+def test_a_drive_that_another_run_writes_is_left_alone(
+    made: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('bev_training.data.truth_labels.drive_lock', impatient)
+    with drive_lock(frames, 'bag'):
+        (frames / 'bag' / '.labels.part').mkdir()  # of the other run
+        with pytest.raises(BevError, match='is being written by another run'):
+            label(frames, made / 'town')
+        assert (frames / 'bag' / '.labels.part').exists()
+    label(frames, made / 'town')
+    assert sorted(path.name for path in frames.iterdir()) == ['bag', 'zoo']
+
+
+def impatient(out: Path, name: str) -> AbstractContextManager[object]:
+    return drive_lock(out, name, 0.0)
 
 
 def test_labels_outlive_another_conversion(

@@ -134,6 +134,14 @@ def test_statistics_that_do_not_fit_the_weights_are_refused():
         load_backbone(make_model(), 'imagenet')  # its mean and std are 0.5
 
 
+def test_of_a_file_statistics_that_may_not_fit_are_told(tmp_path):
+    save_file(full_network(), tmp_path / 'a.safetensors')
+    line = load_backbone(make_model(), str(tmp_path / 'a.safetensors'))
+    assert 'expect model.mean [0.485, 0.456, 0.406]' in line and '\n' not in line
+    fits = make_model(make_config(mean=IMAGENET[0], std=IMAGENET[1]))
+    assert load_backbone(fits, str(tmp_path / 'a.safetensors')).endswith('a.safetensors')
+
+
 def drop(state):
     del state['layer2.0.conv1.weight']
 

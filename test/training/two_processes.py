@@ -22,7 +22,7 @@ def main(out: str, settings: str) -> int:
     broken = tuple(given.pop('broken', ()))
     config = make_run_config(
         make_fake_model(center_offset=given.pop('center_offset', False)),
-        optimizer=OptimizerConfig(lr=1e-4, batch_norm='frozen'),
+        optimizer=OptimizerConfig(lr=1e-4, batch_norm=given.pop('batch_norm', 'frozen')),
         augment=AugmentConfig(yaw_deg=20, drop_camera=0.2),
         **given,
     )
