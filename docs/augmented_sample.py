@@ -1,6 +1,6 @@
-"""Draws docs/augmented.png: a labelled sample as it is, and as a training step may see it.
+"""Draws docs/augmented.jpg: a labelled sample as it is, and as a training step may see it.
 
-python docs/augmented_sample.py FRAMES OUT.png [RECIPE]    FRAMES: labelled drives
+python docs/augmented_sample.py FRAMES OUT.jpg [RECIPE]    FRAMES: labelled drives
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(frames: str, out: str, recipe: str = 'town') -> None:
     model = config.model
     source = open_source(frames, classes=model.classes, grid=model.grid)
     size_px = augment_decode_size_px(config.augment, model)
-    sample = read_sample(source, len(source) // 2, at_least_px=size_px, points=True)
+    sample = read_sample(source, len(source) // 3, at_least_px=size_px, points=True)
     varied = augment(sample, config.augment, model, np.random.default_rng([config.seed, 3]))
     with tempfile.TemporaryDirectory() as folder:
         parts = {'as recorded': sample, f'as the recipe {recipe} may vary it': varied}
@@ -35,7 +35,8 @@ def main(frames: str, out: str, recipe: str = 'town') -> None:
             draw_sample(path, each, model.grid, notes=(note,))
             pictures.append(cv2.imread(str(path)))
     width = min(picture.shape[1] for picture in pictures)
-    cv2.imwrite(out, np.concatenate([picture[:, :width] for picture in pictures]))
+    both = np.concatenate([picture[:, :width] for picture in pictures])
+    cv2.imwrite(out, both, [cv2.IMWRITE_JPEG_QUALITY, 82])
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the pictures of README and docs anew: docs/synthetic.png, docs/demo.png and docs/data.png (about six
-# minutes on two cores).
+# Makes the pictures of README and docs anew: docs/synthetic.png, docs/demo.png, docs/data.png and
+# docs/augmented.jpg (about six minutes on two cores).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -16,3 +16,5 @@ cp "$work/demo/demo.png" docs/demo.png
 .venv/bin/bev convert "$work/drive/bag" "$work/frames"
 .venv/bin/bev inspect "$work/frames" --png "$work/plots"
 cp "$work"/plots/000*.png docs/data.png
+.venv/bin/bev label "$work/frames" "$work/drive"
+.venv/bin/python docs/augmented_sample.py "$work/frames" docs/augmented.jpg

@@ -52,14 +52,16 @@ def draw_sample(path: Path, sample: Sample, grid: BevGrid, notes: Sequence[str] 
     """
     views, labels = sample.view_set.views, sample.labels
     rows = -(-len(views) // _BESIDE)
-    figure = Figure(figsize=(15, 2.95 * rows + 4.4), dpi=90, facecolor=_PAPER)
-    halves = figure.add_gridspec(2, 1, height_ratios=(2.95 * rows, 4.4), hspace=0.06)
+    panel = 14.4 / (len(labels.classes) + 1)
+    heights = 2.95 * rows, panel
+    figure = Figure(figsize=(15, sum(heights) + 0.6), dpi=90, facecolor=_PAPER)
+    halves = figure.add_gridspec(2, 1, height_ratios=heights, hspace=0.08)
     above = halves[0].subgridspec(rows, _BESIDE, hspace=0.08, wspace=0.02)
     corners = box_corners(sample.boxes)
     for i, view in enumerate(views):
         ax = figure.add_subplot(above[i // _BESIDE, i % _BESIDE])
         _draw_view(ax, view, sample, corners)
-    below = halves[1].subgridspec(1, len(labels.classes) + 1, wspace=0.12)
+    below = halves[1].subgridspec(1, len(labels.classes) + 1, wspace=0.2)
     ax = figure.add_subplot(below[0])
     everything = draw_bev(labels.positive.astype(np.float32), labels.known, labels.classes)
     grid_panel(ax, everything, grid, 'labels, lidar and boxes')
@@ -70,7 +72,7 @@ def draw_sample(path: Path, sample: Sample, grid: BevGrid, notes: Sequence[str] 
     text = [f'{sample.key}{f"   without {lost}" if lost else ""}', *notes]
     text.append('grids: forward up, left left; violet: hardly visible; grey: unknown')
     figure.text(0.03, 0.012, '   '.join(text), color=_INK, fontsize=9)
-    figure.subplots_adjust(left=0.03, right=0.99, top=0.97, bottom=0.05)
+    figure.subplots_adjust(left=0.03, right=0.99, top=0.97, bottom=0.06)
     with whole_file(path) as file:
         figure.savefig(file, format='png')
 
