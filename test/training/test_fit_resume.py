@@ -239,10 +239,13 @@ def test_a_table_keeps_whole_rows_up_to_a_step(tmp_path):
         assert read_columns(tmp_path / 'metrics.csv') == {}
 
 
-def test_tensorboard_shows_each_step_once(tmp_path):
+def test_tensorboard_shows_each_step_once(tmp_path, monkeypatch):
     pytest.importorskip('tensorboard')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer as writer
 
+    # Files of one second are read in the order of their numbers' letters, where 10 is before 9.
+    monkeypatch.setattr(writer, '_global_uid', writer.AtomicCounter(0))
     for done, steps in ((0, (1, 2)), (0, (1, 2, 3)), (2, (3, 4))):
         with RunTable(tmp_path, ('loss',), steps_done=done) as table:
             for step in steps:
