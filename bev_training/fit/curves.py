@@ -43,6 +43,7 @@ def draw_curves(path: Path, table: Path, classes: tuple[str, ...], title: str) -
             axes[1].plot(steps, iou, marker='o', ms=3, color=color, label=f'{name} {best:.3f}')
         _style(axes[1], 'validation IoU at 0.5; highest in the legend')
         axes[1].set_ylim(0, 1)
+        axes[1].set_xlim(axes[0].get_xlim())  # the same steps below both
     figure.suptitle(title, color=_INK, fontsize=10)
     figure.tight_layout()
     buffer = io.BytesIO()
