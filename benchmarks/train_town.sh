@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the weights that the demo uses: synthetic drives, frames, labels, training, scores. About an hour and a half
+# Makes the weights that the demo uses: synthetic drives, frames, labels, training, scores. An hour and a half
 # on two cores, 3 GB of disk.
 #
 #   make env-train && benchmarks/train_town.sh WORK
