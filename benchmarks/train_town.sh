@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the weights that the demo uses: synthetic drives, frames, labels, training, scores. An hour and a half
+# Makes the weights that the demo uses: synthetic drives, frames, labels, training, scores. A good hour
 # on two cores, 3 GB of disk.
 #
 #   make env-train && benchmarks/train_town.sh WORK
