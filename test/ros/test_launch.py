@@ -33,7 +33,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from tf2_msgs.msg import TFMessage
 
 from bev_perception.geometry import rigid
-from bev_perception.model.config import ModelConfig
+from bev_perception.model import checkpoint
+from bev_perception.resources import SHIPPED_WEIGHTS, weights_path
 from bev_perception.ros.bag_player import parse_play_options
 from bev_perception.ros.params import BevNodeParams, ros_name
 
@@ -142,7 +143,8 @@ def test_rviz_shows_topics_that_the_node_publishes() -> None:
     document = yaml.safe_load((ROOT / 'config' / 'bev.rviz').read_text())
     displays = document['Visualization Manager']['Displays']
     shown = {d['Topic']['Value']: d['Class'] for d in displays if 'Topic' in d}
-    grids = {f'bev_node/grid/{name}' for name in (*ModelConfig().classes, 'combined')}
+    classes = checkpoint.load(weights_path(SHIPPED_WEIGHTS)).model.config.classes
+    grids = {f'bev_node/grid/{name}' for name in (*classes, 'combined')}
     pictures = {'bev_node/bev_image', 'bev_node/ground_mosaic'}
     assert shown == dict.fromkeys(grids, 'rviz_default_plugins/Map') | dict.fromkeys(
         pictures, 'rviz_default_plugins/Image'
