@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import shapely
 
+from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.shapes import AnyArray, Array, Index, Mask, Rigid
 from bev_training.data.label_classes import line_half_width_m
@@ -202,6 +203,17 @@ def box_corners(center_m: Array, size_m: Array, yaw_rad: Array) -> Array:
     turn = np.moveaxis(np.array([[c, s], [-s, c]]), -1, 0)  # (N, 2, 2), for rows from the left
     corners: Array = (signs * size_m[:, None, :2]) @ turn + center_m[:, None, :2]
     return corners
+
+
+def box_bottoms(dst_T_box: Rigid, size_m: Array) -> Array:
+    """Return (..., 4, 2), the bottoms of boxes seen from above, counter-clockwise.
+
+    Args:
+        dst_T_box: (..., 4, 4) poses of their middles; they may stand on a slope.
+        size_m: (..., 3) length, width, height.
+    """
+    signs = np.array([(1, -1, -1), (1, 1, -1), (-1, 1, -1), (-1, -1, -1)]) / 2
+    return rigid.transform_points(dst_T_box, signs * size_m[..., None, :])[..., :2]
 
 
 def ring_edges(corners: Array) -> Array:

@@ -30,7 +30,8 @@ from bev_training.data.bag_inputs import BagSource, find_bags
 from bev_training.data.bag_reader import Recording
 from bev_training.data.beginning import read_beginning
 from bev_training.data.convert import counts_of
-from bev_training.data.frames import FrameSelector, LocatedSet
+from bev_training.data.frames import FrameSelector
+from bev_training.data.read_frames import located_sets
 from bev_training.data.sample import LabelGrids
 from bev_training.data.settings import ConvertConfig
 from bev_training.data.topics import RigTopics, choose_topics
@@ -222,7 +223,7 @@ def view_sets(
     """
     epoch = -1
     cameras: dict[str, CameraHistory] = {}
-    for located in _located(selector, messages):
+    for located in located_sets(selector, messages):
         calibration = located.calibration
         if calibration.epoch != epoch:
             epoch, cameras = calibration.epoch, {}
@@ -239,14 +240,6 @@ def view_sets(
             selector.note('sets_too_few_images')
         else:
             yield view_set
-
-
-def _located(
-    selector: FrameSelector, messages: Iterable[tuple[str, int, Any]]
-) -> Iterator[LocatedSet]:
-    for topic, bag_ns, message in messages:
-        yield from selector.push(topic, bag_ns, message)
-    yield from selector.finish()
 
 
 def _watched(

@@ -21,10 +21,11 @@ import pyarrow as pa
 from bev_perception.errors import BagError, CalibrationError, ConfigError
 from bev_perception.geometry import rigid
 from bev_perception.geometry.camera import Camera
-from bev_perception.shapes import AnyArray, Array, Rigid
+from bev_perception.shapes import AnyArray, Rigid
 from bev_training.data.camera_topics import RIG_ORDER
 from bev_training.data.label_classes import OBJECTS
 from bev_training.nuscenes_tables import LIDAR_CHANNEL, Record, pose_of, sensor_name
+from bev_training.outlines import box_bottoms
 
 FORMAT = 1  # changes when the same tables become another index
 # What counts as which object, by the beginning of the category's name; as in simple_bev, bicycles
@@ -217,23 +218,12 @@ class _Compiler:
                     'center_m': ego_T_box[:3, 3].tolist(),
                     'size_m': size_m.tolist(),
                     'yaw_rad': float(np.arctan2(ego_T_box[1, 0], ego_T_box[0, 0])),
-                    'footprint_m': footprint(ego_T_box, size_m).ravel().tolist(),
+                    'footprint_m': box_bottoms(ego_T_box, size_m).ravel().tolist(),
                     'visibility': self._visibility.get(record['visibility_token'], 1.0),
                     'lidar_points': int(record['num_lidar_pts']),
                 }
             )
         return rows
-
-
-def footprint(ego_T_box: Rigid, size_m: Array) -> Array:
-    """Return (4, 2): a box's bottom seen from above, counter-clockwise; it may stand on a slope.
-
-    Args:
-        ego_T_box: (4, 4) pose of its middle.
-        size_m: (3,) length, width, height.
-    """
-    signs = np.array([(1, -1, -1), (1, 1, -1), (-1, 1, -1), (-1, -1, -1)]) / 2
-    return rigid.transform_points(ego_T_box, signs * size_m)[:, :2]
 
 
 def lens_of(sensor: Record) -> tuple[str, list[float]]:

@@ -62,7 +62,7 @@ def _contents(
     threads = 1 if encoder.in_order else _THREADS
     with ThreadPoolExecutor(threads, thread_name_prefix='encode') as pool:
         try:
-            for located in _located(selector, messages):
+            for located in located_sets(selector, messages):
                 # What is only handed on is not worth waking a thread.
                 long = encoder.takes_long(message for _, message in located.images.values())
                 made = pool.submit(_made, located, encoder) if long else _made(located, encoder)
@@ -84,9 +84,10 @@ def _taken(
     return located, contents.result() if isinstance(contents, Future) else contents
 
 
-def _located(
+def located_sets(
     selector: FrameSelector, messages: Iterable[tuple[str, int, Any]]
 ) -> Iterator[LocatedSet]:
+    """Yield the sets of images that a recording's messages make."""
     for topic, bag_ns, message in messages:
         yield from selector.push(topic, bag_ns, message)
     yield from selector.finish()

@@ -39,6 +39,18 @@ class LabelGrids:
     hidden: Mask
     known: Mask
 
+    def of(self, classes: Sequence[str]) -> LabelGrids:
+        """Return the grids of some of the classes, in their order."""
+        if tuple(classes) == self.classes:
+            return self
+        rows = [self.classes.index(name) for name in classes]
+        return LabelGrids(
+            classes=tuple(classes),
+            positive=self.positive[rows],
+            hidden=self.hidden[rows],
+            known=self.known,
+        )
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GroundBoxes:

@@ -59,10 +59,4 @@ class DriveTruth:
         if not -1 <= time_s <= self._config.seconds + 1:
             raise BagError(f'{self._drive}: stamp {stamp_ns} ns is {time_s:.3f} s after its start')
         grids, _ = labels_at(self._truth, self._world, time_s, self._crossings)
-        rows = [grids.classes.index(name) for name in classes]
-        return LabelGrids(
-            classes=tuple(classes),
-            positive=grids.positive[rows],
-            hidden=grids.hidden[rows],
-            known=grids.known,
-        )
+        return grids.of(classes)

@@ -16,7 +16,6 @@ from pathlib import Path
 from bev_perception.errors import BagError, BevError, ConfigError
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.model.checkpoint import Checkpoint, load
-from bev_perception.model.config import ModelConfig
 from bev_perception.model.tensors import BevInputs
 from bev_perception.predictor import Predictor, Probabilities
 from bev_perception.preprocess import decode_size_px, prepare
@@ -180,7 +179,7 @@ def _scored(
 
     def read(i: int) -> _Read:
         view_set = own.source.view_set(i, at_least_px=at_least_px)
-        labels = _of_classes(own.source.labels(i), config)
+        labels = own.source.labels(i).of(config.classes)
         return view_set, prepare(view_set, config), labels, own.source.facts(i)
 
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
@@ -210,19 +209,6 @@ def _scored(
         finally:
             for _, future in waiting:
                 future.cancel()
-
-
-def _of_classes(labels: LabelGrids, config: ModelConfig) -> LabelGrids:
-    """Return the grids of the network's classes, in its order."""
-    if labels.classes == config.classes:
-        return labels
-    rows = [labels.classes.index(name) for name in config.classes]
-    return LabelGrids(
-        classes=config.classes,
-        positive=labels.positive[rows],
-        hidden=labels.hidden[rows],
-        known=labels.known,
-    )
 
 
 def _plane(grid: BevGrid) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.shapes import AnyArray, Array, Rigid
-from bev_training.outlines import Outlines, outlines
+from bev_training.outlines import Outlines, box_bottoms, outlines
 from bev_training.synthetic.categories import OBJECTS, VEHICLES
 from bev_training.synthetic.town.town import Town
 from bev_training.synthetic.world import Boxes, World
@@ -56,9 +56,7 @@ def ego_pose(world: World, time_s: float) -> Rigid:
 
 def footprints(boxes: Boxes) -> Array:
     """Return (B, 4, 2): the boxes' bottoms seen from above, map, counter-clockwise."""
-    signs = np.array([(1, -1, -1), (1, 1, -1), (-1, 1, -1), (-1, -1, -1)]) / 2
-    corners = signs * boxes.size_m[:, None, :]
-    return rigid.transform_points(boxes.map_T_box, corners)[..., :2]
+    return box_bottoms(boxes.map_T_box, boxes.size_m)
 
 
 @lru_cache(maxsize=4)

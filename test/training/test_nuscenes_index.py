@@ -16,11 +16,11 @@ import pytest
 from bev_perception.errors import BagError, ConfigError
 from bev_perception.geometry import rigid
 from bev_training.data import nuscenes_index
-from bev_training.data.nuscenes_compile import footprint
 from bev_training.data.nuscenes_index import NuscenesIndex, open_index
 from bev_training.data.nuscenes_samples import weather_of
 from bev_training.data.nuscenes_splits import scenes_of
 from bev_training.nuscenes_tables import camera_channel, pose_of
+from bev_training.outlines import box_bottoms
 
 nuscenes = pytest.importorskip('nuscenes', reason='needs requirements/nuscenes.txt')
 VERSION = 'v1.0-mini'
@@ -146,7 +146,7 @@ def test_boxes_are_those_of_the_devkit(index: NuscenesIndex, nusc: Any) -> None:
 def test_bottom_of_a_box_on_a_slope_by_hand() -> None:
     ego_T_box = np.eye(4)
     ego_T_box[:3, :3] = [[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]]  # nose down
-    got = footprint(ego_T_box, np.array([4.0, 2.0, 1.0]))
+    got = box_bottoms(ego_T_box, np.array([4.0, 2.0, 1.0]))
     np.testing.assert_allclose(got, [(1.3, -1), (1.3, 1), (-1.9, 1), (-1.9, -1)])
 
 
