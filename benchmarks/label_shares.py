@@ -4,8 +4,9 @@
 
 Each training is a `bev finetune` into WORK/<percent>-<seed>; the seed decides which labels, the
 order of samples and the random weights. What is there is not trained again, and what was
-interrupted goes on. Prints a table (mean and standard deviation of the IoU at 0.5 over the seeds,
-visible objects) and draws WORK/label_shares.png; WORK/label_shares.json holds every figure.
+interrupted goes on. Prints tables (mean and standard deviation over the seeds of the IoU at 0.5
+and at the best threshold, visible objects) and draws WORK/label_shares.png;
+WORK/label_shares.json holds every figure.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 _INK, _PAPER = '#e8eaed', '#17181c'
+_KINDS = {'iou': 'at 0.5', 'best_iou': 'at the best threshold'}
 _COLORS = ('#8ab4f8', '#81c995', '#fdd663', '#f28b82', '#c58af9', '#78d9ec', '#fcad70')
 
 
-def train(options: argparse.Namespace, percent: float, seed: int) -> dict[str, float]:
-    """Return IoU by class after one training, from its result if it is there already."""
+Run = dict[str, dict[str, float]]  # IoU by kind and class
+
+
+def train(options: argparse.Namespace, percent: float, seed: int) -> Run:
+    """Return the IoU after one training, from its result if it is there already."""
     out = options.work / f'{percent:g}-{seed}'
     stored = out / 'result.json'
     if not stored.is_file():
@@ -39,16 +44,17 @@ def train(options: argparse.Namespace, percent: float, seed: int) -> dict[str, f
             raise SystemExit(done.returncode)
         stored.write_text(done.stdout)
     classes = json.loads(stored.read_text())['scores']['classes']
-    return {name: each['iou'] for name, each in classes.items()}
+    return {kind: {name: each[kind] for name, each in classes.items()} for kind in _KINDS}
 
 
-def table(found: dict[float, list[dict[str, float]]]) -> str:
+def table(found: dict[float, list[Run]], kind: str) -> str:
     """Return a Markdown table: a row per share, a column per class."""
-    names = list(next(iter(found.values()))[0])
+    names = list(next(iter(found.values()))[0][kind])
     lines = ['| labels | ' + ' | '.join([*names, 'mean']) + ' |', '|---' * (len(names) + 2) + '|']
     for percent, runs in found.items():
         cells = []
-        for values in [*([run[n] for run in runs] for n in names), means(runs)]:
+        of_kind = [run[kind] for run in runs]
+        for values in [*([run[n] for run in of_kind] for n in names), means(of_kind)]:
             spread = f' ± {np.std(values, ddof=1):.3f}' if len(values) > 1 else ''
             cells.append(f'{np.mean(values):.3f}{spread}')
         lines.append(f'| {percent:g} % | ' + ' | '.join(cells) + ' |')
@@ -60,26 +66,30 @@ def means(runs: list[dict[str, float]]) -> list[float]:
     return [float(np.mean(list(run.values()))) for run in runs]
 
 
-def draw(path: Path, found: dict[float, list[dict[str, float]]]) -> None:
-    """Draw IoU against the share of labels, a line per class, a dot per run."""
+def draw(path: Path, found: dict[float, list[Run]]) -> None:
+    """Draw IoU against the share of labels: a line per class at its best threshold with a dot per
+    run, and a dashed one at 0.5.
+    """
     figure = Figure(figsize=(8, 5), dpi=110, facecolor=_PAPER, layout='constrained')
     ax = figure.add_subplot(facecolor=_PAPER)
     shares = list(found)
-    for i, name in enumerate(next(iter(found.values()))[0]):
+    for i, name in enumerate(next(iter(found.values()))[0]['iou']):
         color = _COLORS[i % len(_COLORS)]
-        runs = {share: [run[name] for run in found[share]] for share in shares}
-        ax.plot(shares, [np.mean(runs[s]) for s in shares], color=color, label=name)
-        for share in shares:
-            ax.plot([share] * len(runs[share]), runs[share], '.', color=color, alpha=0.6)
+        for kind, style in (('best_iou', '-'), ('iou', '--')):
+            runs = {share: [run[kind][name] for run in found[share]] for share in shares}
+            label = name if kind == 'best_iou' else None
+            ax.plot(shares, [np.mean(runs[s]) for s in shares], style, color=color, label=label)
+            for share in shares if label else ():
+                ax.plot([share] * len(runs[share]), runs[share], '.', color=color, alpha=0.6)
     ax.set_xscale('log')
     ax.set_xticks(shares, [f'{s:g} %' for s in shares], minor=False)
     ax.set_xticks([], minor=True)
     ax.set_xlabel('labelled samples', color=_INK)
-    ax.set_ylabel('IoU at 0.5, unseen towns', color=_INK)
+    ax.set_ylabel('IoU in unseen towns (dashed: at 0.5)', color=_INK)
     ax.set_ylim(0, 1)
     ax.tick_params(colors=_INK)
     ax.grid(alpha=0.15)
-    ax.legend(facecolor=_PAPER, labelcolor=_INK, edgecolor='none')
+    figure.legend(loc='outside right center', facecolor=_PAPER, labelcolor=_INK, edgecolor='none')
     figure.savefig(path)
 
 
@@ -103,13 +113,14 @@ def main() -> None:
     parser.add_argument('--set', type=setting, action='append', default=[], metavar='NAME=VALUE')
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    found: dict[float, list[dict[str, float]]] = {share: [] for share in sorted(options.shares)}
+    found: dict[float, list[Run]] = {share: [] for share in sorted(options.shares)}
     for seed in options.seeds:  # whole rows of shares first: something to look at early
         for share, runs in found.items():
             runs.append(train(options, share, seed))
-            scores = ', '.join(f'{n} {v:.3f}' for n, v in runs[-1].items())
+            scores = ', '.join(f'{n} {v:.3f}' for n, v in runs[-1]['iou'].items())
             print(f'{share:g} %, seed {seed}: {scores}', flush=True)
-    print(table(found))
+    for kind, said in _KINDS.items():
+        print(f'\nIoU {said}\n\n{table(found, kind)}')
     (options.work / 'label_shares.json').write_text(json.dumps(found, indent=1))
     draw(options.work / 'label_shares.png', found)
     print(f'Picture: {options.work / "label_shares.png"}')
