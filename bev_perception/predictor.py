@@ -10,11 +10,10 @@ import torch
 
 from bev_perception.errors import ConfigError
 from bev_perception.geometry.camera import Camera
-from bev_perception.model.backbone import STRIDE
 from bev_perception.model.bev_model import BevModel
 from bev_perception.model.fold import folded
-from bev_perception.model.lift_table import LiftTable, build_table
-from bev_perception.model.tensors import BevInputs
+from bev_perception.model.projection import Projection
+from bev_perception.model.tensors import BevInputs, BevMemory
 from bev_perception.preprocess import prepare
 from bev_perception.shapes import Mask
 from bev_perception.views import CameraView, ViewSet
@@ -30,10 +29,13 @@ class Probabilities:
     Attributes:
         classes: (class, y, x) float32 in 0..1, in the order of the config's classes.
         valid: (y, x) bool, whether a live camera sees the cell.
+        memory: of a temporal network, for the next set; None without, or where the vehicle's pose
+            is unknown.
     """
 
     classes: npt.NDArray[np.float32]
     valid: Mask
+    memory: BevMemory | None = None
 
 
 class Predictor:
@@ -60,41 +62,48 @@ class Predictor:
         self.precision = precision
         self.config = model.config
         self.model = folded(model).to(self.device, memory_format=torch.channels_last)
-        self._table: tuple[bytes, LiftTable] | None = None
-        self.tables_built = 0
+        self._projection: tuple[bytes, Projection] | None = None
+        self.projections_built = 0
 
-    def __call__(self, view_set: ViewSet) -> Probabilities:
+    def __call__(self, view_set: ViewSet, memory: BevMemory | None = None) -> Probabilities:
         """Run the network on one view set."""
-        return self.predict(prepare(view_set, self.config))
+        return self.predict(prepare(view_set, self.config), memory)
 
     @torch.inference_mode()
-    def predict(self, inputs: BevInputs) -> Probabilities:
-        """Run the network on prepared inputs of one view set."""
-        table = self.table(inputs)
+    def predict(self, inputs: BevInputs, memory: BevMemory | None = None) -> Probabilities:
+        """Run the network on prepared inputs of one view set.
+
+        Args:
+            inputs: from `prepare`.
+            memory: of a temporal network: what it returned for the set before, on the same path;
+                None where nothing is known. Whether it still holds is the caller's to say.
+        """
+        projection = self.projection(inputs)
+        odom_T_ego = None
+        if inputs.odom_T_ego is not None and bool(inputs.odom_T_ego.isfinite().all()):
+            odom_T_ego = inputs.odom_T_ego.to(self.device)
         images = inputs.images[0].to(self.device, memory_format=torch.channels_last)
         dtype = PRECISIONS[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            prediction = self.model.infer(images, table)
+            prediction = self.model.infer(images, projection, odom_T_ego, memory)
         return Probabilities(
             classes=prediction.logits[0].float().sigmoid().cpu().numpy(),
             valid=prediction.valid[0].cpu().numpy(),
+            memory=prediction.memory,
         )
 
-    def table(self, inputs: BevInputs) -> LiftTable:
-        """Return the lifting table of these cameras; the last one is kept while they stay."""
+    def projection(self, inputs: BevInputs) -> Projection:
+        """Return what depends on these cameras alone; the last one is kept while they stay."""
         parts = (inputs.K[0], inputs.ego_T_cam[0], inputs.live[0])
         key = b''.join(part.cpu().numpy().tobytes() for part in parts)
-        if self._table is None or self._table[0] != key:
-            width, height = self.config.image_size_px
-            table = build_table(
-                *(part.to(self.device) for part in parts),
-                grid=self.config.grid,
-                size_px=(width, height),
-                feature_px=(width // STRIDE, height // STRIDE),
+        if self._projection is None or self._projection[0] != key:
+            there = BevInputs(
+                images=inputs.images,
+                **{n: getattr(inputs, n).to(self.device) for n in ('K', 'ego_T_cam', 'live')},
             )
-            self._table = (key, table)
-            self.tables_built += 1
-        return self._table[1]
+            self._projection = (key, self.model.project(there))
+            self.projections_built += 1
+        return self._projection[1]
 
     def warm_up(self, cameras: int = 6) -> None:
         """Run once on black images, so that the first real set is not the slow one."""
@@ -115,7 +124,7 @@ class Predictor:
             for i in range(cameras)
         )
         self(ViewSet(stamp_ns=1, views=views))
-        self._table = None
+        self._projection = None
 
 
 def choose_device(device: str) -> torch.device:

@@ -54,6 +54,9 @@ def prepare(view_set: ViewSet, config: ModelConfig) -> BevInputs:
         K=torch.from_numpy(K).float()[None],
         ego_T_cam=torch.from_numpy(ego_T_cam).float()[None],
         live=torch.ones(1, n, dtype=torch.bool),
+        odom_T_ego=torch.from_numpy(
+            np.full((4, 4), np.nan) if view_set.odom_T_ego is None else view_set.odom_T_ego.copy()
+        )[None],
     )
 
 

@@ -62,12 +62,15 @@ class ViewSet:
         views: the cameras that have an image, in the rig's order.
         missing: names of the rig's cameras that have none.
         base_T_ego: (4, 4) the gravity-aligned ego frame seen from the vehicle's body frame.
+        odom_T_ego: (4, 4) the ego frame in a frame that the vehicle moves smoothly in; None where
+            nothing tells the vehicle's motion.
     """
 
     stamp_ns: int
     views: tuple[CameraView, ...]
     missing: tuple[str, ...] = ()
     base_T_ego: Rigid = field(default_factory=lambda: np.eye(4))
+    odom_T_ego: Rigid | None = None
 
 
 def fit_camera(camera: Camera, image: ImageRgb, name: str) -> Camera:

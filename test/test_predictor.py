@@ -74,16 +74,16 @@ def test_tables_are_kept_while_the_calibration_stays(predictor):
     rig = make_rig()
     for _ in range(3):
         predictor(make_view_set(rig))
-    assert predictor.tables_built == 1
+    assert predictor.projections_built == 1
     camera, pose = rig['front']
     moved = {**rig, 'front': (camera, pose + 1e-3 * np.eye(4, 4, 3))}  # 1 mm forward
     predictor(make_view_set(moved))
-    assert predictor.tables_built == 2
+    assert predictor.projections_built == 2
     zoomed = {**moved, 'front': (make_camera(fov_deg=71), moved['front'][1])}  # K alone
     predictor(make_view_set(zoomed))
-    assert predictor.tables_built == 3
+    assert predictor.projections_built == 3
     predictor(make_view_set(rig, missing=('front',)))
-    assert predictor.tables_built == 4
+    assert predictor.projections_built == 4
 
 
 def test_a_stale_table_is_never_used(predictor, model):
@@ -111,9 +111,9 @@ def test_inputs_with_dead_cameras(predictor, model):
 
 def test_warm_up(predictor):
     predictor.warm_up()
-    built = predictor.tables_built
+    built = predictor.projections_built
     got = predictor(make_view_set())
-    assert predictor.tables_built == built + 1 and got.valid.any()
+    assert predictor.projections_built == built + 1 and got.valid.any()
 
 
 def test_a_set_without_images(predictor):

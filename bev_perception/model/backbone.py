@@ -20,6 +20,8 @@ STRIDE = 8
 _MIX_WIDTH = {
     'tf_efficientnet_lite0': (128, 2),
     'efficientnet_b0': (128, 2),
+    'tf_efficientnet_b0': (128, 2),
+    'tf_efficientnet_b4': (128, 2),
     'resnet18': (256, 2),
     'resnet50': (512, 4),
     'resnet101': (512, 4),

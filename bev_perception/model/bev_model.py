@@ -1,39 +1,63 @@
-"""The network as one object: encode images, lift, decode."""
+"""The network as one object: encode images, bring them into the plane, say what is there."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from bev_perception.model.backbone import STRIDE, ImageEncoder
+from bev_perception.model import simple_bev_compat as compat
+from bev_perception.model.backbone import ImageEncoder
 from bev_perception.model.bev_net import BevNet
+from bev_perception.model.bevformer import BevFormer
 from bev_perception.model.config import ModelConfig
 from bev_perception.model.heads import BevHead
-from bev_perception.model.lift_table import LiftTable, build_batch_table, lift_with_table
-from bev_perception.model.tensors import BevInputs, BevPrediction, FeatureVolume
+from bev_perception.model.lift_table import lift_with_table
+from bev_perception.model.memory import align
+from bev_perception.model.projection import Projection, build_projection
+from bev_perception.model.tensors import BevInputs, BevMemory, BevPrediction, FeatureVolume
+
+_SURELY_NOT = -20.0  # logit of cells that the plane of imported weights does not have
 
 
 class BevModel(nn.Module):
-    """SimpleBEV: `forward(inputs)` is `decode(encode(inputs))`."""
+    """SimpleBEV or BEVFormer: the same encoder, decoder and heads, another way into the plane."""
 
     def __init__(self, config: ModelConfig) -> None:
         """Build with random weights (PyTorch's global seed)."""
         super().__init__()
         self.config = config
         self.encoder = ImageEncoder(config.backbone, config.channels)
-        self.bev_net = BevNet(config.channels, config.grid.z_cells)
+        if config.compat:
+            compat.fix_padding(self.encoder, config.backbone)
+        attends = config.network == 'bevformer'
+        own = config.grid if not config.compat else compat.NATIVE_GRID
+        if attends:
+            self.attention = BevFormer(replace(config, grid=own))
+        self.bev_net = BevNet(config.channels, 0 if attends else own.z_cells)
         self.head = BevHead(config.channels, len(config.classes))
         if config.center_offset:
             self.center_head = BevHead(config.channels, 1)
             self.offset_head = BevHead(config.channels, 2)
 
+    @property
+    def temporal(self) -> bool:
+        """Whether what was seen before matters."""
+        return self.config.attention.temporal
+
+    def project(self, inputs: BevInputs) -> Projection:
+        """Return what depends on the cameras alone."""
+        return build_projection(self.config, inputs)
+
     def encode(self, inputs: BevInputs) -> FeatureVolume:
-        """Return the image features in the BEV volume."""
-        table = self.lift_table(inputs)
-        features = self._image_features(inputs)
+        """Return the image features in the volume of SimpleBEV."""
+        table = self.project(inputs).table
+        assert table is not None, 'BEVFormer has no volume'
+        features = self.image_features(inputs)
         return FeatureVolume(features=lift_with_table(features, table), valid=table.valid)
 
-    def _image_features(self, inputs: BevInputs) -> Tensor:
+    def image_features(self, inputs: BevInputs) -> Tensor:
         """Return (b, n, c, h/8, w/8), of any value where a camera is missing."""
         images, live = inputs.images.flatten(0, 1), inputs.live.flatten()
         if self.training and live.any() and not live.all():
@@ -45,39 +69,84 @@ class BevModel(nn.Module):
             features = self.encoder(images)
         return features.unflatten(0, inputs.live.shape)
 
-    def lift_table(self, inputs: BevInputs) -> LiftTable:
-        """Return the lifting table of a batch of view sets."""
-        width, height = self.config.image_size_px
-        return build_batch_table(
-            inputs.K,
-            inputs.ego_T_cam,
-            inputs.live,
-            grid=self.config.grid,
-            size_px=(width, height),
-            feature_px=(width // STRIDE, height // STRIDE),
+    def plane(
+        self,
+        features: Tensor,
+        projection: Projection,
+        odom_T_ego: Tensor | None = None,
+        memory: BevMemory | None = None,
+    ) -> tuple[Tensor, BevMemory | None]:
+        """Return the plane that the heads look at, and what to remember of this instant.
+
+        Args:
+            features: (b, n, c, h/8, w/8) of the images.
+            projection: of their cameras.
+            odom_T_ego: (b, 4, 4) float64, see `BevInputs`; of temporal networks.
+            memory: of the instant before, if anything is known of it; likewise.
+        """
+        if projection.table is not None:
+            return self.bev_net(lift_with_table(features, projection.table)), None
+        assert projection.anchors is not None
+        before = None
+        if self.temporal and memory is not None and odom_T_ego is not None:
+            before = align(memory, odom_T_ego, self.config.grid)
+        plane = self.attention(
+            features, projection.anchors, before, transposed_self=bool(self.config.compat)
         )
+        kept = None
+        if self.temporal and odom_T_ego is not None:
+            known = projection.valid if before is None else projection.valid | before[1]
+            kept = BevMemory(features=plane.detach(), valid=known, odom_T_ego=odom_T_ego)
+        return self.bev_net.refine(plane), kept
 
-    def decode(self, volume: FeatureVolume) -> BevPrediction:
-        """Return what all heads say of a volume."""
-        plane = self.bev_net(volume.features)
-        heads = {}
+    def forward(self, inputs: BevInputs, memory: BevMemory | None = None) -> BevPrediction:
+        """Return what all heads say of a batch of view sets.
+
+        Args:
+            inputs: images and cameras.
+            memory: what a temporal network said of the instant before (`BevPrediction.memory`).
+        """
+        projection = self.project(inputs)
+        features = self.image_features(inputs)
+        plane, kept = self.plane(features, projection, inputs.odom_T_ego, memory)
+        heads = {'logits': self.head(plane)}
         if self.config.center_offset:
-            heads = {'center': self.center_head(plane), 'offset': self.offset_head(plane)}
-        return BevPrediction(logits=self.head(plane), valid=volume.valid.any(1), **heads)
-
-    def forward(self, inputs: BevInputs) -> BevPrediction:
-        """Return what all heads say of a batch of view sets."""
-        return self.decode(self.encode(inputs))
+            heads |= {'center': self.center_head(plane), 'offset': self.offset_head(plane)}
+        if projection.to_grid is not None:
+            heads = _in_grid(heads, projection.to_grid)
+        return BevPrediction(valid=projection.valid, memory=kept, **heads)
 
     @torch.inference_mode()
-    def infer(self, images: Tensor, table: LiftTable) -> BevPrediction:
-        """Return the logits of one view set through its table; equal to `forward`'s.
+    def infer(
+        self,
+        images: Tensor,
+        projection: Projection,
+        odom_T_ego: Tensor | None = None,
+        memory: BevMemory | None = None,
+    ) -> BevPrediction:
+        """Return the logits of one view set through its projection; equal to `forward`'s.
 
         The heads of objects' middles, which help in training only, are left out.
 
         Args:
             images: (n, 3, h, w) the live cameras' images.
-            table: made for these cameras.
+            projection: of these cameras.
+            odom_T_ego: (1, 4, 4), see `plane`.
+            memory: see `forward`.
         """
-        volume = lift_with_table(self.encoder(images)[None], table)
-        return BevPrediction(logits=self.head(self.bev_net(volume)), valid=table.valid.any(1))
+        features = self.encoder(images)[None]
+        plane, kept = self.plane(features, projection, odom_T_ego, memory)
+        heads = {'logits': self.head(plane)}
+        if projection.to_grid is not None:
+            heads = _in_grid(heads, projection.to_grid)
+        return BevPrediction(valid=projection.valid, memory=kept, **heads)
+
+
+def _in_grid(heads: dict[str, Tensor], places: compat.ToGrid) -> dict[str, Tensor]:
+    """Return outputs of a network that has a plane of its own, at the cells of the grid."""
+    out = {}
+    for name, plane in heads.items():
+        offset = name == 'offset'
+        moved = compat.resample(plane, places, 0.0 if offset else _SURELY_NOT)
+        out[name] = compat.turn_offsets(moved, places) if offset else moved
+    return out

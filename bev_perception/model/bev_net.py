@@ -1,5 +1,7 @@
 """BEV volume → BEV plane: height compressor and ResNet-18 decoder of SimpleBEV.
 
+Networks that have a plane already (BEVFormer) use the decoder alone.
+
 Harley et al., "Simple-BEV", 2023, section 3: heights are folded into channels and compressed by
 one 3x3 convolution; three ResNet-18 stages at /2, /4, /8 with skip connections refine the plane.
 """
@@ -19,13 +21,14 @@ class BevNet(nn.Module):
     """(b, c, z, y, x) features → (b, c, y, x)."""
 
     def __init__(self, channels: int, z_cells: int) -> None:
-        """Build with random weights."""
+        """Build with random weights; without heights (0), there is only `refine`."""
         super().__init__()
-        self.compress = nn.Sequential(
-            nn.Conv2d(channels * z_cells, channels, 3, padding=1, bias=False),
-            instance_norm(channels),
-            nn.GELU(),
-        )
+        if z_cells:
+            self.compress = nn.Sequential(
+                nn.Conv2d(channels * z_cells, channels, 3, padding=1, bias=False),
+                instance_norm(channels),
+                nn.GELU(),
+            )
         resnet = timm.create_model('resnet18', pretrained=False, in_chans=channels)
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.act1)
         self.down1, self.down2, self.down3 = resnet.layer1, resnet.layer2, resnet.layer3
@@ -37,7 +40,10 @@ class BevNet(nn.Module):
         # strides, of the same meaning, in which convolutions do not know channels_last: they would
         # copy the largest tensor of the network, forward and backward.
         heights = features.permute(0, 3, 4, 2, 1).flatten(3).permute(0, 3, 1, 2)
-        plane: Tensor = self.compress(heights)
+        return self.refine(self.compress(heights))
+
+    def refine(self, plane: Tensor) -> Tensor:
+        """Let every cell see its surroundings; (b, c, y, x) stays its shape."""
         half = self.down1(self.stem(plane))
         quarter = self.down2(half)
         out: Tensor = self.up2(self.down3(quarter), quarter)

@@ -17,17 +17,21 @@ from torch.nn import functional as F
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.model.tensors import FeatureVolume
 
-_NEAR_M = 0.1  # nearer voxels are inside the camera's housing, and 1/z explodes
+NEAR_M = 0.1  # nearer voxels are inside the camera's housing, and 1/z explodes
 
 
-def sample(features: Tensor, uv: Tensor, size_px: tuple[int, int]) -> Tensor:
+def sample(
+    features: Tensor, uv: Tensor, size_px: tuple[int, int], *, outside: str = 'border'
+) -> Tensor:
     """Sample maps bilinearly at pixels of the image that they were made from.
 
-    The only caller of `grid_sample`. Maps are continued past their border, by half a feature.
+    The only caller of `grid_sample`.
 
     Args:
         features: (b, c, hf, wf).
         uv: (b, p, 2) pixels of an image of `size_px` = (width, height), centres at integers.
+        size_px: see uv; of the maps themselves if `uv` are pixels of theirs.
+        outside: 'border' continues the maps past their border, 'zeros' has nothing there.
 
     Returns:
         (b, c, p)
@@ -40,7 +44,7 @@ def sample(features: Tensor, uv: Tensor, size_px: tuple[int, int]) -> Tensor:
         features.to(dtype),
         normalised[:, None].to(dtype),
         mode='bilinear',
-        padding_mode='border',
+        padding_mode=outside,
         align_corners=False,
     )
     return out[:, :, 0]
@@ -94,7 +98,7 @@ def project_xyz(
         return (x * to_x + y * to_y + z * to_z).add_(shift)
 
     depth = coordinate(2)
-    seen = depth > _NEAR_M
+    seen = depth > NEAR_M
     depth = torch.where(seen, depth, 1)
     u, v = coordinate(0).div_(depth), coordinate(1).div_(depth)
     width, height = size_px

@@ -7,6 +7,7 @@ transposed table to the features; cameras get none. `lift` is the slow reference
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,9 +120,13 @@ def build_batch_table(
     """
     sets = zip(K, ego_T_cam, live, strict=True)
     tables = [build_table(*s, grid=grid, size_px=size_px, feature_px=feature_px) for s in sets]
+    return join_tables(tables, pixels_per_set=K.shape[1] * feature_px[0] * feature_px[1])
+
+
+def join_tables(tables: Sequence[LiftTable], *, pixels_per_set: int) -> LiftTable:
+    """Return one table of all view sets, given the tables of each."""
     if len(tables) == 1:
         return tables[0]
-    pixels_per_set = K.shape[1] * feature_px[0] * feature_px[1]
     starts = [0]
     for table in tables:
         starts.append(starts[-1] + len(table.pixels))

@@ -16,12 +16,30 @@ class BevInputs:
         K: (b, n, 3, 3) float32 intrinsics of these images, pixel centres at integers.
         ego_T_cam: (b, n, 4, 4) float32.
         live: (b, n) bool, False where a camera is missing.
+        odom_T_ego: (b, 4, 4) float64 poses of the ego frames in a frame that the vehicle moves
+            smoothly in, NaN where unknown; None where nobody asks.
     """
 
     images: Tensor
     K: Tensor
     ego_T_cam: Tensor
     live: Tensor
+    odom_T_ego: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BevMemory:
+    """What a temporal network knows of an instant: its plane, and where that was.
+
+    Attributes:
+        features: (b, c, y, x) the attention layers' plane, without gradient.
+        valid: (b, y, x) bool, cells that a camera saw then, or that were known before.
+        odom_T_ego: (b, 4, 4) float64; NaN where nothing is known, such as before a first instant.
+    """
+
+    features: Tensor
+    valid: Tensor
+    odom_T_ego: Tensor
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,9 +65,12 @@ class BevPrediction:
         center: (b, 1, y, x) logits that an object's middle is here; None where not asked for.
         offset: (b, 2, y, x) from a cell's centre to the middle of the object in it, in cells along
             x and y; None where not asked for.
+        memory: for the next instant; None of a network that is not temporal, or where the
+            vehicle's pose is unknown.
     """
 
     logits: Tensor
     valid: Tensor
     center: Tensor | None = None
     offset: Tensor | None = None
+    memory: BevMemory | None = None

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from bev_perception.model.backbone import STRIDE, ImageEncoder
+from bev_perception.model.backbone import ImageEncoder
 from bev_perception.model.bev_model import BevModel
 from bev_perception.model.config import BACKBONES
 from bev_perception.model.fold import folded
-from bev_perception.model.lift_table import build_table
 from bev_perception.model.norm import instance_norm
 from bev_perception.model.tensors import BevInputs
 from bev_perception.preprocess import prepare
@@ -39,19 +38,8 @@ def inputs() -> BevInputs:
 
 
 def select(inputs: BevInputs, cameras) -> BevInputs:
-    return BevInputs(**{f.name: getattr(inputs, f.name)[:, cameras] for f in fields(inputs)})
-
-
-def table_of(model: BevModel, inputs: BevInputs):
-    width, height = model.config.image_size_px
-    return build_table(
-        inputs.K[0],
-        inputs.ego_T_cam[0],
-        inputs.live[0],
-        grid=model.config.grid,
-        size_px=model.config.image_size_px,
-        feature_px=(width // STRIDE, height // STRIDE),
-    )
+    names = ('images', 'K', 'ego_T_cam', 'live')
+    return replace(inputs, **{name: getattr(inputs, name)[:, cameras] for name in names})
 
 
 @pytest.mark.parametrize('backbone', ALL_BACKBONES)
@@ -90,7 +78,7 @@ def test_infer_equals_forward(backbone, inputs):
             (torch.channels_last, folded(model).to(memory_format=torch.channels_last)),
         ):
             images = some.images[0].contiguous(memory_format=format_)
-            fast = variant.infer(images, table_of(model, some))
+            fast = variant.infer(images, model.project(some))
             assert torch.equal(fast.valid, slow.valid)
             torch.testing.assert_close(fast.logits, slow.logits, atol=1e-4, rtol=0)
 

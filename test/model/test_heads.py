@@ -62,9 +62,9 @@ def test_heads_are_there_when_asked_for():
 def test_inference_leaves_the_training_heads_out():
     model, inputs = make_model(ALL_HEADS), make_inputs(1)
     live = [0, 2, 3, 4, 5]
-    table = model.lift_table(inputs)
+    projection = model.project(inputs)
     full = model(inputs)
-    alone = model.infer(inputs.images[0], table)
+    alone = model.infer(inputs.images[0], projection)
     assert alone.center is None and alone.offset is None and not full.valid.all()
     torch.testing.assert_close(alone.logits, full.logits, atol=1e-5, rtol=0)
     assert torch.equal(alone.valid, full.valid) and len(live) == int(inputs.live.sum())
