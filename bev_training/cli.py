@@ -18,6 +18,7 @@ from bev_perception.errors import BevError
 from bev_training.cli_convert import add_convert
 from bev_training.cli_evaluate import add_evaluate
 from bev_training.cli_finetune import add_finetune
+from bev_training.cli_import import add_import
 from bev_training.cli_inspect import add_inspect
 from bev_training.cli_label import add_label
 from bev_training.cli_replay import add_replay
@@ -152,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add_finetune(verbs)
     add_evaluate(verbs)
     add_replay(verbs)
+    add_import(verbs)
     return parser
 
 
