@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the pictures of README and docs anew: docs/synthetic.png, docs/demo.png, docs/data.png and
-# docs/augmented.jpg (about six minutes on two cores).
+# Makes the pictures of README and docs anew: docs/synthetic.png, docs/demo.png, docs/data.png,
+# docs/augmented.jpg and docs/corruptions.jpg (about six minutes on two cores).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -18,3 +18,4 @@ cp "$work/demo/demo.png" docs/demo.png
 cp "$work"/plots/000*.png docs/data.png
 .venv/bin/bev label "$work/frames" "$work/drive"
 .venv/bin/python docs/augmented_sample.py "$work/frames" docs/augmented.jpg
+.venv/bin/python docs/corruptions.py "$work/frames" docs/corruptions.jpg front 3

@@ -1,0 +1,98 @@
+"""What robustness says, as rows for tables of any kind."""
+
+from __future__ import annotations
+
+import math
+
+from bev_training.evaluation.corruptions import SEVERITIES
+from bev_training.evaluation.robustness import Robustness, mce, mrr
+from bev_training.inspection.report_text import table
+
+Rows = tuple[list[str], list[list[str]]]  # head, rows
+
+_READING = (
+    ('easy, mid, hard', "IoU at 0.5 ('visible', all known cells) on the corrupted images"),
+    ('mean', 'of the severities'),
+    ('kept', 'mean / IoU on the clean images (resilience rate); the last row is mRR'),
+    ('error', "1 - mean over the baseline's (corruption error); the last row is mCE"),
+    ('-', 'the truth does not have the class'),
+)
+
+
+def robustness_rows(of: Robustness, baseline: Robustness | None = None) -> Rows:
+    """Return (head, rows) by class and corruption; the first row of a class is the clean score,
+    its last one the mean over corruptions.
+
+    Raises:
+        ConfigError: the baseline does not fit; see `mce`.
+    """
+    severities = sorted({s for by_severity in of.corrupted.values() for s in by_severity})
+    kept, error = mrr(of), None if baseline is None else mce(of, baseline)
+    head = ['class', 'corruption', *(SEVERITIES[s] for s in severities), 'mean', 'kept']
+    head += [] if error is None else ['error']
+    rows = []
+    for name in of.clean.classes:
+        blank = [''] * len(severities)
+        rows.append([name, 'none', *blank, _said(of.clean.iou(name)), ''])
+        means = []
+        for corruption, by_severity in of.corrupted.items():
+            ious = [by_severity[s].iou(name) for s in severities]
+            means.append(sum(ious) / len(ious))
+            rows.append([name, corruption, *map(_said, ious), _said(means[-1])])
+            rows[-1].append(_said(kept.by_corruption[corruption][name]))
+        if means:
+            mean = sum(means) / len(means)
+            rows.append([name, 'mean', *blank, _said(mean), _said(kept.by_class[name])])
+        if error is not None:
+            own = [error.by_corruption[corruption][name] for corruption in of.corrupted]
+            said = ['', *map(_said, own), *([_said(error.by_class[name])] if means else [])]
+            for row, cell in zip(rows[-len(said) :], said, strict=True):
+                row.append(cell)
+    return head, rows
+
+
+def lost_rows(of: Robustness) -> Rows:
+    """Return (head, rows): IoU by number of missing cameras, and the share of the known cells
+    that the others see.
+    """
+    head = ['lost cameras', *of.clean.classes, 'seen cells']
+    rows = [
+        [
+            str(count),
+            *(_said(scores.iou(name)) for name in scores.classes),
+            _share(scores.coverage()),
+        ]
+        for count, scores in of.lost.items()
+    ]
+    return head, rows
+
+
+def robustness_text(of: Robustness, baseline: Robustness | None = None) -> str:
+    """Return both tables as text.
+
+    Raises:
+        ConfigError: the baseline does not fit; see `mce`.
+    """
+    parts = []
+    if of.corrupted:
+        head, rows = robustness_rows(of, baseline)
+        parts += [f'Robustness against corrupted images (seed {of.seed})']
+        parts += table(head, rows, range(2, len(head)))
+        parts += [
+            '',
+            *(f'  {column:17}{said}' for column, said in _READING
+              if column != 'error' or baseline is not None),
+            '',
+        ]  # fmt: skip
+    head, rows = lost_rows(of)
+    parts += ["IoU ('visible', at 0.5) by number of lost cameras"]
+    parts += table(head, rows, range(len(head)))
+    return '\n'.join([*parts, ''])
+
+
+def _said(value: float) -> str:
+    return '-' if math.isnan(value) else f'{value:.3f}'
+
+
+def _share(value: float) -> str:
+    return '-' if math.isnan(value) else f'{value:.1%}'
