@@ -89,6 +89,7 @@ class RigPoses:
         base_T_ego: (4, 4) gravity-aligned ego frame in the body frame.
         ego_T_cam: (4, 4) by camera name, optical frame at its exposure.
         odom_T_base: (4, 4) the body at the set's instant; None without odometry.
+        odom_T_ego: (4, 4) the gravity-aligned ego frame at the set's instant, likewise.
         odom_T_base_at: (4, 4) by camera name, the body at its exposure; empty without odometry.
     """
 
@@ -96,6 +97,7 @@ class RigPoses:
     base_T_ego: Rigid
     ego_T_cam: Mapping[str, Rigid]
     odom_T_base: Rigid | None = None
+    odom_T_ego: Rigid | None = None
     odom_T_base_at: Mapping[str, Rigid] = field(default_factory=dict)
 
 
@@ -117,10 +119,11 @@ def locate(
         TransformUnavailable: the vehicle's own pose is missing.
     """
     base_T_ego = base_T_odom = np.eye(4)
-    odom_T_base = None
+    odom_T_base = odom_T_ego = None
     if frames.odom:
         odom_T_base = tree.lookup(frames.odom, frames.base, stamp_ns)
         base_T_ego = rigid.level(odom_T_base)
+        odom_T_ego = odom_T_base @ base_T_ego
         base_T_odom = rigid.inverse(odom_T_base)
     ego_T_base = rigid.inverse(base_T_ego)
     ego_T_cam, odom_T_base_at, problems = {}, {}, {}
@@ -140,6 +143,7 @@ def locate(
         base_T_ego=base_T_ego,
         ego_T_cam=ego_T_cam,
         odom_T_base=odom_T_base,
+        odom_T_ego=odom_T_ego,
         odom_T_base_at=odom_T_base_at,
     )
     return poses, problems
@@ -189,5 +193,6 @@ def decode(
         views=views,
         missing=tuple(name for name in cameras if name not in seen),
         base_T_ego=poses.base_T_ego,
+        odom_T_ego=poses.odom_T_ego,
     )
     return view_set, {name: v for name, v in results.items() if isinstance(v, BevError)}

@@ -105,6 +105,7 @@ def replay_json(
         'scores': done.scores.as_json() if done.scores else None,
         'no_scores': done.no_scores,
         'counts': dict(done.counts),
+        'notes': list(done.notes),
         'settings': settings.as_json(),
         'checkpoint': dict(checkpoint),
         'run': {
@@ -129,6 +130,7 @@ def replay_text(given: ReplayInput, loaded: Checkpoint, done: Replay) -> str:
         f'({done.precision})',
         f'Trained on: {loaded.trained_on}',
         f'Sets and images: {", ".join(f"{name} {n}" for name, n in done.counts.items())}',
+        *done.notes,
         '',
     ]
     if done.scores is None:
@@ -144,7 +146,7 @@ def _draw(
     path: Path, given: ReplayInput, loaded: Checkpoint, done: Replay, settings: ConvertConfig
 ) -> None:
     """Draw the instant in the middle of the recording."""
-    from bev_training.evaluation.report import iou_line
+    from bev_training.evaluation.report_tables import iou_line
     from bev_training.picture import draw_sheet
 
     config, middle = loaded.model.config, done.middle

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bev_perception.errors import BagError, BevError, CalibrationError
+from bev_perception.memory import Recollection, Whereabouts
 from bev_perception.model.checkpoint import Checkpoint
 from bev_perception.model.config import ModelConfig
 from bev_perception.occupancy import to_cells
@@ -84,6 +85,7 @@ class Replay:
         no_scores: why there are none; '' where there are.
         counts: what was read, left out and repaired, by name, as of a conversion.
         middle: the instant in the middle of the recording.
+        notes: what else its reader should know, a line each.
         seconds: that it took.
         network_s: median time that preparing the images and the network took for one set.
         device: that the network ran on.
@@ -96,6 +98,7 @@ class Replay:
     no_scores: str
     counts: Mapping[str, int]
     middle: Instant
+    notes: tuple[str, ...]
     seconds: float
     network_s: float
     device: str
@@ -154,6 +157,7 @@ def replay(
     scored = [name for name in config.classes if truth and name in truth.classes]
     pooled = PooledScores(scored, config.grid) if truth else None
     predictor = Predictor(loaded.model, device=device, precision=precision)
+    recollection = Recollection()
     began, took_s, covered = time.monotonic(), [], []
     middle: Instant | None = None
     share = 0.0
@@ -172,11 +176,15 @@ def replay(
         beginning = read_beginning(recording, rig, settings.base_frame)
         selector = FrameSelector(rig, settings, beginning)
         with closing(_watched(recording, rig, reached)) as watched:
-            for view_set in view_sets(
+            for view_set, now in view_sets(
                 selector, watched, at_least_px=decode_size_px(config), executor=pool
             ):
                 asked = time.monotonic()
-                said = predictor(view_set)
+                if config.attention.temporal:
+                    said = predictor(view_set, recollection.before(now))
+                    recollection.keep(said.memory, now)
+                else:
+                    said = predictor(view_set)
                 took_s.append(time.monotonic() - asked)
                 cells = to_cells(said.classes, said.valid)
                 out.write(view_set, cells)
@@ -196,6 +204,7 @@ def replay(
         no_scores=no_scores,
         counts=counts,
         middle=middle,
+        notes=_notes(config, recollection, len(covered)),
         seconds=time.monotonic() - began,
         network_s=statistics.median(took_s),
         device=str(predictor.device),
@@ -209,8 +218,9 @@ def view_sets(
     *,
     at_least_px: tuple[int, int],
     executor: Executor | None = None,
-) -> Iterator[ViewSet]:
-    """Yield the sets of a recording as the node has them before the network.
+) -> Iterator[tuple[ViewSet, Whereabouts]]:
+    """Yield the sets of a recording as the node has them before the network, and what tells
+    whether a memory of one holds at the next.
 
     Args:
         selector: new; says what is left out.
@@ -239,7 +249,7 @@ def view_sets(
         if len(view_set.views) < selector.sync.config.min_cameras:
             selector.note('sets_too_few_images')
         else:
-            yield view_set
+            yield view_set, Whereabouts.of(view_set, (located.sequence, epoch))
 
 
 def _watched(
@@ -255,6 +265,23 @@ def _watched(
                 next_ns = bag_ns + length_ns // _REPORTS
             yield topic, bag_ns, message
     progress(1.0)
+
+
+def _notes(config: ModelConfig, recollection: Recollection, sets: int) -> tuple[str, ...]:
+    """Say how far a temporal network could remember."""
+    if not config.attention.temporal:
+        return ()
+    resets = dict(recollection.resets)
+    if resets.get('no_pose') == sets:
+        return (
+            'No odometry: the network ran without its memory; odom_frame names the frame that the '
+            'vehicle moves in',
+        )
+    lost = ', '.join(f'{reason} {n}' for reason, n in resets.items())
+    return (
+        f'Memory of the set before: used for {recollection.used} of {sets} sets'
+        f'{f"; given up: {lost}" if lost else ""}',
+    )
 
 
 def _truth(

@@ -9,6 +9,7 @@ section 3; resize and crop as in Philion and Fidler, "Lift, Splat, Shoot", 2020,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -35,24 +36,42 @@ def augment(
         model: gives the grid and the images' size.
         rng: the only source of chance.
     """
+    return augment_sequence(sample, (), config, model, rng)[0]
+
+
+def augment_sequence(
+    sample: Sample,
+    before: Sequence[ViewSet],
+    config: AugmentConfig,
+    model: ModelConfig,
+    rng: np.random.Generator,
+) -> tuple[Sample, list[ViewSet]]:
+    """Do what `augment` does, also to the instants before a sample.
+
+    All instants are mirrored and turned alike, so the vehicle's way between them fits; every image
+    has draws of its own for the rest, and every instant loses cameras of its own.
+
+    Returns:
+        The sample, the same as without the others, and the others.
+    """
     flip_x, flip_y, turn = rng.random(3)
     new_T_old = ego_move(
         flip_x=flip_x < config.flip_x,
         flip_y=flip_y < config.flip_y,
         yaw_rad=math.radians((2 * turn - 1) * config.yaw_deg),
     )
-    view_set = drop_cameras(sample.view_set, config.drop_camera, rng)
-    views = tuple(vary_view(view, config, model.image_size_px, rng) for view in view_set.views)
-    view_set = replace(view_set, views=views)
+    # The sample first: what comes before it changes none of its draws.
+    now, *earlier = (_vary_views(each, config, model, rng) for each in (sample.view_set, *before))
     if np.array_equal(new_T_old, np.eye(4)):
-        return replace(sample, view_set=view_set)
-    return replace(
+        return replace(sample, view_set=now), earlier
+    moved = replace(
         sample,
-        view_set=move_views(view_set, new_T_old),
+        view_set=move_views(now, new_T_old),
         labels=move_labels(sample.labels, model.grid, new_T_old),
         boxes=move_boxes(sample.boxes, new_T_old),
         points_m=move_points(sample.points_m, new_T_old),
     )
+    return moved, [move_views(each, new_T_old) for each in earlier]
 
 
 def augment_decode_size_px(config: AugmentConfig, model: ModelConfig) -> tuple[int, int]:
@@ -64,6 +83,14 @@ def augment_decode_size_px(config: AugmentConfig, model: ModelConfig) -> tuple[i
     width, height = (math.ceil(config.resize[1] * side) for side in model.image_size_px)
     at_least = decode_size_px(model)
     return max(width, at_least[0]), max(height, at_least[1])
+
+
+def _vary_views(
+    view_set: ViewSet, config: AugmentConfig, model: ModelConfig, rng: np.random.Generator
+) -> ViewSet:
+    view_set = drop_cameras(view_set, config.drop_camera, rng)
+    views = tuple(vary_view(view, config, model.image_size_px, rng) for view in view_set.views)
+    return replace(view_set, views=views)
 
 
 def drop_cameras(view_set: ViewSet, probability: float, rng: np.random.Generator) -> ViewSet:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from bev_perception.model.tensors import BevInputs
+
+T = TypeVar('T')
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,33 +46,43 @@ class Batch:
         inputs: images and cameras; where samples have fewer cameras than others, the rest is
             zeros and not `live`.
         targets: truth.
+        before: the instants before, oldest first, of samples for a temporal network; a sample that
+            has fewer begins with some that know nothing: no camera is `live`, the pose is NaN.
     """
 
     keys: tuple[str, ...]
     inputs: BevInputs
     targets: Targets
+    before: tuple[BevInputs, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         return Batch(
             keys=self.keys,
-            inputs=BevInputs(**_moved(self.inputs, device)),
-            targets=Targets(**_moved(self.targets, device)),
+            inputs=_moved(self.inputs, device),
+            targets=_moved(self.targets, device),
+            before=tuple(_moved(inputs, device) for inputs in self.before),
         )
 
     def pin_memory(self) -> Batch:
         """Return the batch in memory that a GPU copies fast (the data loader asks for it)."""
         return Batch(
             keys=self.keys,
-            inputs=BevInputs(**{k: v.pin_memory() for k, v in vars(self.inputs).items()}),
-            targets=Targets(
-                **{k: v if v is None else v.pin_memory() for k, v in vars(self.targets).items()}
-            ),
+            inputs=_pinned(self.inputs),
+            targets=_pinned(self.targets),
+            before=tuple(_pinned(inputs) for inputs in self.before),
         )
 
 
-def _moved(tensors: object, device: torch.device) -> dict[str, Tensor | None]:
-    return {
-        name: value if value is None else value.to(device, non_blocking=True)
-        for name, value in vars(tensors).items()
-    }
+def _moved(tensors: T, device: torch.device) -> T:
+    return _each(tensors, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def _pinned(tensors: T) -> T:
+    return _each(tensors, lambda tensor: tensor.pin_memory())
+
+
+def _each(tensors: T, change: Callable[[Tensor], Tensor]) -> T:
+    """Return a dataclass of tensors with all of them changed; those that are not there stay so."""
+    values = {k: v if v is None else change(v) for k, v in vars(tensors).items()}
+    return type(tensors)(**values)

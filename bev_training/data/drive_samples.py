@@ -13,6 +13,7 @@ import numpy.typing as npt
 from bev_perception.errors import BagError
 from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
+from bev_perception.memory import Whereabouts
 from bev_perception.views import ViewSet
 from bev_training.data.drives import Drive, find_drives
 from bev_training.data.frame import LidarSweep
@@ -92,6 +93,14 @@ class DriveSamples:
             BevError: something of it is missing or damaged.
         """
         return self._drive_of(i)[0].view_set(int(self._frame[i]), at_least_px=at_least_px)
+
+    def whereabouts(self, i: int) -> Whereabouts:
+        """Return when and where a sample was taken.
+
+        Raises:
+            BagError: the drive's index is damaged.
+        """
+        return self._drive_of(i)[0].whereabouts(int(self._frame[i]))
 
     def labels(self, i: int) -> LabelGrids:
         """Return the grids of a sample.

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from bev_perception.errors import BagError, MessageError
+from bev_perception.memory import Whereabouts
 from bev_perception.rig import CameraHistory, RigPoses, decode
 from bev_perception.views import ViewSet
 from bev_training.data.drive_folder import is_unfinished
-from bev_training.data.drive_index import INDEX, Index, row_frame
+from bev_training.data.drive_index import INDEX, Index, matrix, row_frame
 from bev_training.data.drive_manifest import (
     CALIBRATION,
     MANIFEST,
@@ -147,6 +148,20 @@ class Drive:
             self._open()  # a connection cannot be shared with the process before the fork
         return self._index.row(i)
 
+    def whereabouts(self, i: int) -> Whereabouts:
+        """Return when and where a frame was taken.
+
+        Raises:
+            IndexError: there is no such frame.
+            BagError: the index is damaged.
+        """
+        row = self.row(i)
+        return Whereabouts(
+            stamp_ns=row['stamp_ns'],
+            odom_T_ego=None if row['odom_T_ego'] is None else matrix(row['odom_T_ego']),
+            epoch=(row['sequence'], row['epoch']),
+        )
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of all frames.
 
@@ -218,6 +233,7 @@ class Drive:
         poses = RigPoses(
             stamp_ns=frame.stamp_ns,
             base_T_ego=frame.base_T_ego,
+            odom_T_ego=frame.odom_T_ego,
             ego_T_cam={view.camera: view.ego_T_cam for view in frame.views},
         )
         view_set, problems = decode(

@@ -12,6 +12,7 @@ from typing import Any
 
 from bev_perception.errors import CalibrationError, MessageError, TransformUnavailable
 from bev_perception.messages import frame_id
+from bev_perception.odometry import jumps
 from bev_perception.rig import Frames, RigPoses, locate
 from bev_perception.shapes import Rigid
 from bev_perception.sync import SyncedSet, ViewSynchronizer
@@ -20,7 +21,7 @@ from bev_perception.views import fit_size
 from bev_training.data.beginning import Beginning
 from bev_training.data.frame import Calibration
 from bev_training.data.intake import Event, Intake
-from bev_training.data.key_frames import KeyFrameRule, jumps
+from bev_training.data.key_frames import KeyFrameRule
 from bev_training.data.rig_calibration import CalibrationTracker
 from bev_training.data.settings import ConvertConfig
 from bev_training.data.sweep_buffer import StampedCloud

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
+from bev_perception.odometry import distance_m, jumps
 from bev_perception.shapes import Rigid
 from bev_training.data.settings import KeyFrames
 
 _GAP_S = 2.0  # no set for so long: the recording was interrupted
 _LINK_S = 10.0  # frames further apart are no neighbours: the vehicle stood
-# What a vehicle can do from one pose to another; beyond it the odometry jumped.
-_STEP_M, _SPEED_MPS = 0.5, 60.0
-_TURN_RAD, _RATE_RADPS = 0.2, 3.0
 
 
 class KeyFrameRule:
@@ -35,7 +31,7 @@ class KeyFrameRule:
         if self._every.seconds is not None:
             return stamp_ns >= self._due_ns
         if self._every.metres is not None:
-            return _distance_m(self._frame[1], odom_T_base) >= self._every.metres
+            return distance_m(self._frame[1], odom_T_base) >= self._every.metres
         return True
 
     def sequence(self, stamp_ns: int, odom_T_base: Rigid | None) -> int:
@@ -77,20 +73,3 @@ class KeyFrameRule:
             return False
         seconds = (stamp_ns - self._set[0]) / 1e9
         return not 0 < seconds <= _GAP_S or jumps(self._set[1], odom_T_base, seconds)
-
-
-def jumps(odom_T_a: Rigid | None, odom_T_b: Rigid | None, seconds: float) -> bool:
-    """Whether no vehicle gets from one pose to the other in this time (its sign is ignored)."""
-    if odom_T_a is None or odom_T_b is None:
-        return False
-    cosine = (float((odom_T_a[:3, :3] * odom_T_b[:3, :3]).sum()) - 1) / 2
-    turn_rad = math.acos(min(max(cosine, -1.0), 1.0))
-    return _distance_m(odom_T_a, odom_T_b) > _STEP_M + _SPEED_MPS * abs(
-        seconds
-    ) or turn_rad > _TURN_RAD + _RATE_RADPS * abs(seconds)
-
-
-def _distance_m(odom_T_a: Rigid | None, odom_T_b: Rigid | None) -> float:
-    if odom_T_a is None or odom_T_b is None:
-        return 0.0
-    return math.dist(odom_T_a[:3, 3].tolist(), odom_T_b[:3, 3].tolist())

@@ -13,13 +13,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from bev_perception.errors import ConfigError
+from bev_perception.errors import BevError, ConfigError
 from bev_perception.model.config import ModelConfig
 from bev_perception.preprocess import decode_size_px
-from bev_training.data.augment import augment, augment_decode_size_px
-from bev_training.data.sample import SampleSource, read_sample
+from bev_perception.views import ViewSet
+from bev_training.data.augment import augment_decode_size_px, augment_sequence
+from bev_training.data.sample import Sample, SampleSource, read_sample
 from bev_training.data.sample_loader import Place, SampleLoader
 from bev_training.data.sample_tensors import SampleTensors, sample_tensors
+from bev_training.data.sequences import instants_before, instants_wanted
 from bev_training.data.targets import center_targets
 from bev_training.fit.settings import TrainConfig
 
@@ -140,17 +142,54 @@ def _train_sample(source: SampleSource, config: TrainConfig, place: Place) -> Sa
     (position, i), model = place, config.model
     at_least_px = augment_decode_size_px(config.augment, model)
     sample = read_sample(source, i, at_least_px=at_least_px)
+    # A seed of its own, so that the variations are the same for every kind of network.
+    before = _read_before(source, sample, i, model, at_least_px, [config.seed, position, 2])
     rng = np.random.default_rng([config.seed, position])
-    sample = augment(sample, config.augment, model, rng)
+    sample, before = augment_sequence(sample, before, config.augment, model, rng)
     centers = None
     if model.center_offset:
         centers = center_targets(sample.boxes, model.grid, config.data.visibility)
-    return sample_tensors(sample, model, source.cameras, centers)
+    return sample_tensors(sample, model, source.cameras, centers, before)
 
 
 def _eval_sample(source: SampleSource, model: ModelConfig, place: Place) -> SampleTensors:
-    sample = read_sample(source, place[1], at_least_px=decode_size_px(model))
-    return sample_tensors(sample, model, source.cameras)
+    at_least_px = decode_size_px(model)
+    sample = read_sample(source, place[1], at_least_px=at_least_px)
+    before = _read_before(source, sample, place[1], model, at_least_px)
+    return sample_tensors(sample, model, source.cameras, before=before)
+
+
+def _read_before(
+    source: SampleSource,
+    sample: Sample,
+    i: int,
+    model: ModelConfig,
+    at_least_px: tuple[int, int],
+    seed: Sequence[int] | None = None,
+) -> list[ViewSet]:
+    """Decode the instants before a sample, as many as the network wants; with a seed, one of them
+    is left out by chance.
+
+    Raises:
+        ConfigError: nothing tells where the vehicle was.
+        BevError: an instant cannot be read; it is named.
+    """
+    before: list[ViewSet] = []
+    count = instants_wanted(model)
+    if not count:
+        return before
+    if sample.view_set.odom_T_ego is None:
+        raise ConfigError(
+            'it has no pose of the vehicle, which model.attention.temporal needs; convert its '
+            'recording with odometry (odom_frame)'
+        )
+    rng = np.random.default_rng(seed) if seed else None
+    for number in instants_before(source, i, count, rng):
+        try:
+            before.append(source.view_set(number, at_least_px=at_least_px))
+        except BevError as error:
+            raise BevError(f'{source.keys[number]}, which comes before it: {error}') from error
+    return before
 
 
 def _check_fit(source: SampleSource, model: ModelConfig) -> None:

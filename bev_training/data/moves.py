@@ -72,10 +72,12 @@ def move_points(points_m: npt.NDArray[np.float32], new_T_old: Rigid) -> npt.NDAr
 
 def move_views(view_set: ViewSet, new_T_old: Rigid) -> ViewSet:
     """Return the set with all poses in the new frame; images stay as they are."""
+    old_T_new, odom_T_old = rigid.inverse(new_T_old), view_set.odom_T_ego
     return replace(
         view_set,
         views=tuple(replace(v, ego_T_cam=new_T_old @ v.ego_T_cam) for v in view_set.views),
-        base_T_ego=view_set.base_T_ego @ rigid.inverse(new_T_old),
+        base_T_ego=view_set.base_T_ego @ old_T_new,
+        odom_T_ego=None if odom_T_old is None else odom_T_old @ old_T_new,
     )
 
 

@@ -2,7 +2,8 @@
 
 The instant of a sample is the stamp of LIDAR_TOP's key frame; everything refers to the
 gravity-aligned ego frame then, and the vehicle's motion until a camera's exposure is in that
-camera's pose.
+camera's pose. What is called odom here is the data set's map: nuScenes has one pose of the vehicle
+(ego_pose), localised in it, and smooth enough within a scene.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from bev_perception.errors import BagError, ConfigError, MessageError
 from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
+from bev_perception.memory import Whereabouts
 from bev_perception.rig import CameraHistory, RigPoses, decode
 from bev_perception.shapes import Index
 from bev_perception.views import ViewSet
@@ -165,6 +167,7 @@ class NuscenesSamples:
         poses = RigPoses(
             stamp_ns=int(self.index.stamps_ns[row]),
             base_T_ego=self.index.base_T_ego(row),
+            odom_T_ego=self.index.odom_T_ego(row),
             ego_T_cam={image.camera: image.ego_T_cam for image in images},
         )
         view_set, problems = decode(messages, poses, cameras, at_least_px=at_least_px)
@@ -172,6 +175,13 @@ class NuscenesSamples:
             camera, problem = next(iter(problems.items()), ('', 'the tables have no image of it'))
             raise MessageError(f'{self._dataroot}: sample {self.keys[i]} {camera}: {problem}')
         return view_set
+
+    def whereabouts(self, i: int) -> Whereabouts:
+        """Return when and where a sample was taken; a scene has one calibration."""
+        row = self._row(i)
+        return Whereabouts(
+            stamp_ns=int(self.index.stamps_ns[row]), odom_T_ego=self.index.odom_T_ego(row)
+        )
 
     def labels(self, i: int) -> LabelGrids:
         """Return the grids of a sample."""

@@ -129,14 +129,13 @@ def _made(located: LocatedSet, encoder: ImageEncoder) -> _Contents:
 
 
 def _frame(located: LocatedSet, contents: _Contents, cameras: tuple[str, ...]) -> Frame:
-    odom_T_base, base_T_ego = located.poses.odom_T_base, located.poses.base_T_ego
     seen = {view.camera for view in contents.views}
     return Frame(
         stamp_ns=located.stamp_ns,
         epoch=located.calibration.epoch,
         sequence=located.sequence,
-        odom_T_ego=None if odom_T_base is None else odom_T_base @ base_T_ego,
-        base_T_ego=base_T_ego,
+        odom_T_ego=located.poses.odom_T_ego,
+        base_T_ego=located.poses.base_T_ego,
         views=contents.views,
         missing=tuple(name for name in cameras if name not in seen),
         sweeps=contents.sweeps,

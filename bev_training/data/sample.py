@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bev_perception.geometry.grid import BevGrid
+from bev_perception.memory import Whereabouts
 from bev_perception.shapes import Array, Index, Mask
 from bev_perception.views import ViewSet
 
@@ -126,6 +127,11 @@ class SampleSource(Protocol):
 
     def view_set(self, i: int, *, at_least_px: tuple[int, int] | None = None) -> ViewSet:
         """Decode the images of a sample, JPEGs shrunk down to `at_least_px` (width, height)."""
+
+    def whereabouts(self, i: int) -> Whereabouts:
+        """Return when and where a sample was taken, without its images. Their epochs say only of
+        samples of one scene whether something changed between them.
+        """
 
     def labels(self, i: int) -> LabelGrids:
         """Return the grids of a sample."""

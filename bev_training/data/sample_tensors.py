@@ -14,13 +14,17 @@ from bev_perception.errors import BevError
 from bev_perception.model.config import ModelConfig
 from bev_perception.model.tensors import BevInputs
 from bev_perception.preprocess import prepare
+from bev_perception.views import ViewSet
 from bev_training.data.batch import Batch, Targets
 from bev_training.data.sample import Sample
+from bev_training.data.sequences import instants_wanted
 from bev_training.data.targets import CenterTargets
 
-# By name: the key as text, all else tensors without the axis b. The same names and shapes for all
-# samples of a source, so that torch can stack them, in memory that processes share.
+# By name: the key as text, `before` as a list of the inputs of the instants before, all else
+# tensors without the axis b. The same names and shapes for all samples of a source, so that torch
+# can stack them, in memory that processes share.
 SampleTensors = dict[str, Any]
+_INPUTS = ('images', 'K', 'ego_T_cam', 'live', 'odom_T_ego')
 
 
 def sample_tensors(
@@ -28,6 +32,7 @@ def sample_tensors(
     model: ModelConfig,
     cameras: Sequence[str],
     centers: CenterTargets | None = None,
+    before: Sequence[ViewSet] = (),
 ) -> SampleTensors:
     """Return a sample's inputs, made as the node makes them, and its truth.
 
@@ -37,25 +42,19 @@ def sample_tensors(
         cameras: of the source; each has its slot, and those without an image get zeros, identity
             matrices and `live` False.
         centers: targets of the centre and offset heads, if the network has them.
+        before: the instants before it, oldest first, for a temporal network; where they are fewer
+            than its `attention.frames` wants, others that know nothing come before them.
 
     Raises:
-        SyncError: the sample has no image.
+        SyncError: an instant has no image.
         BevError: it has a camera that the source does not know.
     """
-    inputs = prepare(sample.view_set, model)
-    names = [view.name for view in sample.view_set.views]
-    unknown = sorted(set(names) - set(cameras))
-    if unknown:
-        raise BevError(f'camera {unknown[0]!r} is none of the data set: {", ".join(cameras)}')
-    slots = torch.tensor([list(cameras).index(name) for name in names])
-    count = len(cameras)
+    inputs = _inputs(sample.view_set, model, cameras)
     labels = sample.labels
     return {
         'key': sample.key,
-        'images': _slotted(inputs.images[0], slots, count, 0.0),
-        'K': _slotted(inputs.K[0], slots, count, torch.eye(3)),
-        'ego_T_cam': _slotted(inputs.ego_T_cam[0], slots, count, torch.eye(4)),
-        'live': _slotted(inputs.live[0], slots, count, False),
+        **inputs,
+        **_history(before, inputs, model, cameras),
         'positive': _tensor(labels.positive),
         'hidden': _tensor(labels.hidden),
         'known': _tensor(labels.known),
@@ -66,12 +65,52 @@ def sample_tensors(
 def to_batch(samples: Sequence[SampleTensors]) -> Batch:
     """Stack samples of one source."""
     stacked = default_collate(list(samples))
-    names = ('images', 'K', 'ego_T_cam', 'live')
     return Batch(
         keys=tuple(stacked.pop('key')),
-        inputs=BevInputs(**{name: stacked.pop(name) for name in names}),
+        inputs=BevInputs(**{name: stacked.pop(name) for name in _INPUTS}),
+        before=tuple(BevInputs(**inputs) for inputs in stacked.pop('before', ())),
         targets=Targets(**stacked),
     )
+
+
+def _inputs(view_set: ViewSet, model: ModelConfig, cameras: Sequence[str]) -> dict[str, Tensor]:
+    """Return an instant's inputs, every camera in its slot."""
+    inputs = prepare(view_set, model)
+    names = [view.name for view in view_set.views]
+    unknown = sorted(set(names) - set(cameras))
+    if unknown:
+        raise BevError(f'camera {unknown[0]!r} is none of the data set: {", ".join(cameras)}')
+    slots = torch.tensor([list(cameras).index(name) for name in names])
+    count = len(cameras)
+    assert inputs.odom_T_ego is not None
+    return {
+        'images': _slotted(inputs.images[0], slots, count, 0.0),
+        'K': _slotted(inputs.K[0], slots, count, torch.eye(3)),
+        'ego_T_cam': _slotted(inputs.ego_T_cam[0], slots, count, torch.eye(4)),
+        'live': _slotted(inputs.live[0], slots, count, False),
+        'odom_T_ego': inputs.odom_T_ego[0],
+    }
+
+
+def _history(
+    before: Sequence[ViewSet],
+    now: dict[str, Tensor],
+    model: ModelConfig,
+    cameras: Sequence[str],
+) -> dict[str, list[dict[str, Tensor]]]:
+    """Return the instants before, as many as every sample has; nothing where none are wanted."""
+    wanted = instants_wanted(model)
+    if not wanted:
+        return {}
+    empty = {
+        'images': torch.zeros_like(now['images']),
+        'K': torch.eye(3).expand_as(now['K']),
+        'ego_T_cam': torch.eye(4).expand_as(now['ego_T_cam']),
+        'live': torch.zeros_like(now['live']),
+        'odom_T_ego': torch.full_like(now['odom_T_ego'], torch.nan),
+    }
+    known = [_inputs(view_set, model, cameras) for view_set in before]
+    return {'before': [empty] * (wanted - len(known)) + known}
 
 
 def _slotted(values: Tensor, slots: Tensor, count: int, empty: Tensor | float) -> Tensor:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from bev_perception.errors import BevError, CheckpointError
 from bev_perception.model.bev_model import BevModel
+from bev_perception.model.tensors import BevMemory
 from bev_training.data.batch import Batch
 from bev_training.fit.ema import Ema
+from bev_training.fit.history import remember
 from bev_training.fit.ranks import agree, gathered, summed
 from bev_training.fit.schedule import freeze, make_optimizer, train_mode
 from bev_training.fit.settings import TrainConfig
@@ -97,12 +99,13 @@ class Learner:
             BevError: the loss or the gradients are not finite, or a sample cannot be read. The
                 weights are then those before the step.
         """
-        train_mode(self.network, self.config.optimizer)
         parts, keys = [], []
         for remaining in reversed(range(self.config.accumulate)):
-            batch = self._next(batches)
+            batch = self._next(batches).to(self.fabric.device)
+            memory = remember(self.fabric, self.network, batch)
+            train_mode(self.network, self.config.optimizer)
             with self.fabric.no_backward_sync(self._module, enabled=remaining > 0):
-                terms = self._module(_Sealed(batch.to(self.fabric.device)))
+                terms = self._module(_Sealed(batch, memory))
                 self.fabric.backward(terms['loss'] / self.config.accumulate)
             parts.append(torch.stack([terms[name].detach() for name in self.objective.names]))
             keys.append(batch.keys)
@@ -201,8 +204,8 @@ class Learner:
 class _Sealed:
     """A batch that Fabric does not look into: it would round the cameras to 16 bits."""
 
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
+    def __init__(self, batch: Batch, memory: BevMemory | None) -> None:
+        self.batch, self.memory = batch, memory
 
 
 class _WithLoss(nn.Module):
@@ -214,4 +217,5 @@ class _WithLoss(nn.Module):
 
     def forward(self, sealed: _Sealed) -> dict[str, Tensor]:
         batch = sealed.batch
-        return self.objective.loss(self.network(batch.inputs), batch.targets)
+        prediction = self.network(batch.inputs, sealed.memory)
+        return self.objective.loss(prediction, batch.targets)

@@ -105,6 +105,7 @@ def prepare(
         source = train
     if val is not None:
         run_data.check_val(val, config)
+    ranks.rank_zero_first(fabric, lambda: run_data.check_poses(source, val, config))
     indices = ranks.rank_zero_first(fabric, lambda: choose_labels(source, config.data))
     digest = labels_digest([source.keys[i] for i in indices])
     steps = count_steps(config, len(indices), world)

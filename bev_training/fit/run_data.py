@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bev_perception.errors import ConfigError
 from bev_training.data.sample import SampleSource
+from bev_training.data.sequences import check_motion
 from bev_training.data.sources import has_tables, open_source
 from bev_training.fit.settings import TrainConfig
 
@@ -62,6 +63,18 @@ def check_val(val: SampleSource, config: TrainConfig) -> None:
     ):
         if has != wanted:
             raise ConfigError(f'the validation data have {what} {has}, the model has {wanted}')
+
+
+def check_poses(train: SampleSource, val: SampleSource | None, config: TrainConfig) -> None:
+    """Refuse data without the vehicle's poses where the network needs them.
+
+    Raises:
+        ConfigError: a scene has none; its first sample is named.
+        BagError: the data cannot be read.
+    """
+    for source in (train, val):
+        if source is not None:
+            check_motion(source, config.model)
 
 
 def _open(

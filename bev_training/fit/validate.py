@@ -12,6 +12,7 @@ from bev_perception.errors import BevError
 from bev_perception.model.bev_model import BevModel
 from bev_training.data.batch import Batch
 from bev_training.data.sample import LabelGrids
+from bev_training.fit.history import remember
 from bev_training.fit.ranks import agree, summed
 from bev_training.fit.stop import Stop
 from bev_training.metrics import PooledScores, Scores
@@ -66,9 +67,10 @@ def same_statistics(fabric: Fabric, network: BevModel) -> None:
 
 
 def _add(fabric: Fabric, network: BevModel, batch: Batch, scores: PooledScores) -> None:
-    inputs = batch.to(fabric.device).inputs
+    moved = batch.to(fabric.device)
+    memory = remember(fabric, network, moved)
     with fabric.autocast():
-        prediction = network(inputs)
+        prediction = network(moved.inputs, memory)
     probability = prediction.logits.float().sigmoid().cpu().numpy()
     seen = prediction.valid.cpu().numpy()
     targets = batch.targets

@@ -198,6 +198,7 @@ def node_s_view_set(frame, **options):
     poses = RigPoses(
         stamp_ns=frame.stamp_ns,
         base_T_ego=frame.base_T_ego,
+        odom_T_ego=frame.odom_T_ego,
         ego_T_cam={view.camera: view.ego_T_cam for view in frame.views},
     )
     view_set, problems = decode(messages, poses, cameras, **options)
@@ -217,6 +218,8 @@ def test_view_sets_are_those_of_the_node_bit_for_bit(whole, options):
             assert one.missing == make_frame(i).missing
         assert found.stamp_ns == wanted.stamp_ns
         assert values_of(found.base_T_ego) == values_of(wanted.base_T_ego)
+        assert values_of(found.odom_T_ego) == values_of(wanted.odom_T_ego)
+        assert values_of(found.odom_T_ego) == values_of(make_frame(i).odom_T_ego)
         for a, b in zip(found.views, wanted.views, strict=True):
             assert (a.name, a.stamp_ns, a.camera) == (b.name, b.stamp_ns, b.camera)
             assert values_of(a.ego_T_cam) == values_of(b.ego_T_cam)

@@ -17,7 +17,7 @@ from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 
 from bev_perception.preprocess import decode_size_px  # noqa: E402
-from bev_perception.ros import bev_node  # noqa: E402
+from bev_perception.ros import bev_node, worker  # noqa: E402
 from bev_perception.ros.bag_topics import message_type  # noqa: E402
 from bev_perception.ros.params import BevNodeParams  # noqa: E402
 from bev_perception.views import ViewSet  # noqa: E402
@@ -66,13 +66,13 @@ def seen_by_the_node(
 ) -> dict[int, ViewSet]:
     """View sets that the node builds, by stamp."""
     seen: dict[int, ViewSet] = {}
-    prepare = bev_node.prepare
+    prepare = worker.prepare
 
     def record(view_set, config):
         seen[view_set.stamp_ns] = view_set
         return prepare(view_set, config)
 
-    monkeypatch.setattr(bev_node, 'prepare', record)
+    monkeypatch.setattr(worker, 'prepare', record)
     context = rclpy.Context()
     rclpy.init(context=context)
     given = {
@@ -127,6 +127,8 @@ def assert_equal(ours: ViewSet, theirs: ViewSet) -> None:
     assert [v.name for v in ours.views] == [v.name for v in theirs.views] == list(CAMERAS)
     assert ours.missing == theirs.missing == ()
     np.testing.assert_array_equal(ours.base_T_ego, theirs.base_T_ego)
+    assert ours.odom_T_ego is not None
+    np.testing.assert_array_equal(ours.odom_T_ego, theirs.odom_T_ego)
     for one, other in zip(ours.views, theirs.views, strict=True):
         assert one.stamp_ns == other.stamp_ns
         assert one.camera == other.camera

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from bev_perception.errors import BagError
+from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
+from bev_perception.memory import Whereabouts
 from bev_perception.views import ViewSet
 from bev_training.data.sample import HIDDEN_UP_TO, GroundBoxes, LabelGrids
-from test.factories import YAWS_DEG, make_config, make_rig, make_view_set
+from test.factories import STAMP_NS, YAWS_DEG, make_config, make_rig, make_view_set
 
 CLASSES = ('drivable_area', 'vehicle')
 
@@ -28,6 +30,9 @@ class FakeSource:
         broken: samples that raise BagError.
         buggy: samples that raise what no reader should.
         deadly: samples that kill the process that reads them.
+        late_s: sample number -> seconds by which it and those after it come later.
+        odometry: whether the vehicle's poses are known: 2 m and 0.05 rad from one sample, half a
+            second, to the next.
     """
 
     count: int = 12
@@ -39,6 +44,8 @@ class FakeSource:
     broken: tuple[int, ...] = ()
     buggy: tuple[int, ...] = ()
     deadly: tuple[int, ...] = ()
+    late_s: Mapping[int, float] = field(default_factory=dict)
+    odometry: bool = True
 
     @property
     def keys(self) -> Sequence[str]:
@@ -63,7 +70,17 @@ class FakeSource:
         )
         for view in view_set.views:
             np.add(view.image, np.uint8(7 * i % 40), out=view.image)
-        return view_set
+        at = self.whereabouts(i)
+        return replace(view_set, stamp_ns=at.stamp_ns, odom_T_ego=at.odom_T_ego)
+
+    def whereabouts(self, i: int) -> Whereabouts:
+        seconds = 0.5 * i + sum(late for first, late in self.late_s.items() if first <= i)
+        yaw = 0.05 * i
+        pose = rigid.from_quat_xyzw([0, 0, np.sin(yaw / 2), np.cos(yaw / 2)], [2.0 * i, -3.0, 1.0])
+        return Whereabouts(
+            stamp_ns=STAMP_NS + round(seconds * 1e9),
+            odom_T_ego=pose if self.odometry else None,
+        )
 
     def labels(self, i: int) -> LabelGrids:
         """The road is known everywhere, cars cover the cells whose centre lies under them."""

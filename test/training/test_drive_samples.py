@@ -212,3 +212,22 @@ def test_labels_of_no_frame_are_an_error(tmp_path: Path) -> None:
     write_labels(labels_of(tmp_path / 'a'), CLASSES, GRID, [(None, None)] * 2, source='')
     with pytest.raises(BagError, match='but not of a single frame'):
         open_drives(tmp_path, WANTED, GRID)
+
+
+def test_whereabouts_are_those_of_the_frames(frames: Path, source: DriveSamples) -> None:
+    drive = Drive(frames / 'b')
+    for i, frame in zip(range(5, 9), (0, 2, 4, 6), strict=True):
+        stored, found = drive.frame(frame), source.whereabouts(i)
+        view_set = source.view_set(i)
+        assert found.stamp_ns == stored.stamp_ns == view_set.stamp_ns
+        assert found.epoch == (stored.sequence, stored.epoch)
+        np.testing.assert_array_equal(found.odom_T_ego, stored.odom_T_ego)
+        np.testing.assert_array_equal(view_set.odom_T_ego, stored.odom_T_ego)
+    assert source.whereabouts(4).odom_T_ego is not None
+
+
+def test_frames_without_odometry_are_nowhere(tmp_path: Path) -> None:
+    write_drive(tmp_path / 'drive', 6)
+    drive = Drive(tmp_path / 'drive')
+    assert drive.frame(5).odom_T_ego is None  # of the sixth frame none is known
+    assert drive.whereabouts(5).odom_T_ego is None and drive.view_set(5).odom_T_ego is None

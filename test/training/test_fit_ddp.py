@@ -43,9 +43,12 @@ def train(out: Path, **settings) -> subprocess.CompletedProcess:
     )
 
 
-def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
-    # Half of the heads have no loss: they must not hold up the sum of gradients.
+@pytest.mark.parametrize('temporal', [False, True], ids=['simple_bev', 'temporal'])
+def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, temporal):
+    # Half of the heads have no loss: they must not hold up the sum of gradients. Nor must what a
+    # temporal network is shown without gradient.
     settings = {'steps': 3, 'accumulate': 2, 'validate_every': 2, 'center_offset': True}
+    settings['temporal'] = temporal
     assert main(str(tmp_path / 'one'), json.dumps({**settings, 'batch_size': 4})) == 0
     done = train(tmp_path / 'two', **settings, batch_size=2, devices=2)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -22,6 +22,7 @@ from bev_training.data.nuscenes_index import open_index
 from bev_training.data.nuscenes_labels import cached_labels, sample_grids
 from bev_training.data.nuscenes_samples import NuscenesSamples, open_nuscenes
 from bev_training.data.sample import LabelGrids, SampleSource, read_sample
+from bev_training.data.sequences import instants_before
 from bev_training.data.truth_labels import crossings_of
 from bev_training.nuscenes_tables import camera_channel, pose_of
 from bev_training.outlines import outlines
@@ -115,6 +116,20 @@ def test_it_is_a_sample_source(source: NuscenesSamples) -> None:
         each.view_set(2)
     with pytest.raises(IndexError):
         each.labels(2)
+
+
+def test_the_vehicle_s_place_is_that_of_the_tables(
+    source: NuscenesSamples, world: World, times_s: list[float]
+) -> None:
+    for i, time_s in enumerate(times_s):
+        view_set, found = source.view_set(i), source.whereabouts(i)
+        assert found.stamp_ns == view_set.stamp_ns == int(source.index.stamps_ns[source.rows[i]])
+        np.testing.assert_array_equal(found.odom_T_ego, view_set.odom_T_ego)
+        map_T_base = world.map_T_base(time_s)
+        np.testing.assert_allclose(
+            found.odom_T_ego, map_T_base @ rigid.level(map_T_base), atol=1e-6
+        )
+    assert instants_before(source, 1, 2) == [0]
 
 
 def test_areas_and_dividers_are_those_of_the_town(

@@ -37,6 +37,34 @@ def test_the_published_schedules_are_those_of_the_recipes():
 
 
 @pytest.mark.parametrize(
+    ('plain', 'twin'),
+    [
+        ('town', 'town_bevformer'),
+        ('town_small', 'town_small_bevformer'),
+        ('simplebev_rn101', 'bevformer_rn101'),
+    ],
+)
+def test_twins_differ_in_the_network_alone(plain, twin):
+    one, other = (flat(read_recipe(find_recipe(name))) for name in (plain, twin))
+    changed = {name for name in one if one[name] != other[name]}
+    assert 'model.network' in changed
+    of_the_network = ('model.network', 'model.attention.', 'optimizer.lr', 'card.')
+    assert not {name for name in changed if not name.startswith(of_the_network)}
+    assert not other['model.attention.temporal']
+
+
+def test_the_temporal_recipe_is_that_of_the_authors():
+    config = read_recipe(find_recipe('bevformer_temporal_r50'))
+    attention = config.model.attention
+    assert (attention.temporal, attention.frames, attention.layers) == (True, 3, 3)
+    assert (attention.heads, attention.hidden, config.model.channels) == (8, 512, 256)
+    assert config.batch_size * config.accumulate == 8
+    steps = 24 * 28130 / 8
+    assert config.optimizer.warmup_share * steps == pytest.approx(500, rel=0.02)
+    assert config.validate_every == round(28130 / 8)
+
+
+@pytest.mark.parametrize(
     'path', [each for each in RECIPES if each.stem.startswith('nuscenes')], ids=lambda p: p.stem
 )
 def test_the_other_encoder_and_larger_images_are_two_overrides(path):

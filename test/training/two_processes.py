@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bev_perception.errors import BevError
+from bev_perception.model.config import AttentionConfig
 from bev_training.fit.loop import fit
 from bev_training.fit.settings import AugmentConfig, OptimizerConfig
 from test.training.fake_source import make_fake_model, make_fake_source
@@ -20,8 +21,15 @@ def main(out: str, settings: str) -> int:
     torch.set_num_threads(1)
     given = json.loads(settings)
     broken = tuple(given.pop('broken', ()))
+    values = {'center_offset': given.pop('center_offset', False)}
+    if given.pop('temporal', False):
+        # Processes would drop others than one process does.
+        attention = AttentionConfig(
+            layers=1, heads=2, points=2, hidden=16, dropout=0, temporal=True
+        )
+        values |= {'network': 'bevformer', 'attention': attention}
     config = make_run_config(
-        make_fake_model(center_offset=given.pop('center_offset', False)),
+        make_fake_model(**values),
         optimizer=OptimizerConfig(lr=1e-4, batch_norm=given.pop('batch_norm', 'frozen')),
         augment=AugmentConfig(yaw_deg=20, drop_camera=0.2),
         **given,
