@@ -3,9 +3,9 @@
 python benchmarks/scores.py [--rounds 5]
 
 Both count the same for five classes in 200 x 200 cells: two conventions of visibility, two
-regions, 19 thresholds and all bands of distance. The plain form asks for each score by itself, as
-its definition reads. They take turns on one thread, so that a busy machine slows both alike; their
-counts are compared first.
+regions, 19 thresholds and all bands of distance; the fast form also sums what calibration needs.
+The plain form asks for each score by itself, as its definition reads. They take turns on one
+thread, so that a busy machine slows both alike; their counts are compared first.
 """
 
 from __future__ import annotations

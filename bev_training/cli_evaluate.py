@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bev_perception.errors import BevError, ConfigError
+from bev_perception.errors import BagError, BevError, ConfigError
 from bev_training import option_types
 from bev_training.inspection.findings import plural
 
 if TYPE_CHECKING:
+    from bev_training.evaluation.measure import Measured
     from bev_training.metrics import Scores
 
 
@@ -28,13 +29,17 @@ def evaluate(chosen: argparse.Namespace) -> None:
     out = chosen.out or Path('out') / 'evaluate' / chosen.checkpoint.stem
     from bev_perception.model.checkpoint import load
     from bev_training.evaluation import report
-    from bev_training.evaluation.evaluate import evaluate as run_evaluation
-    from bev_training.evaluation.evaluate import evenly_spaced
-    from bev_training.evaluation.pictures import FOLDER, PAGE, SamplePictures
+    from bev_training.evaluation.comparison import common_classes
+    from bev_training.evaluation.corruptions import check_corruptions
+    from bev_training.evaluation.evaluate import check_labels
+    from bev_training.evaluation.measure import measure
+    from bev_training.evaluation.pictures import FOLDER, PAGE
     from bev_training.evaluation.result_folder import check_results, result_folder
 
-    names = (report.JSON_FILE, report.TEXT_FILE, FOLDER, PAGE)
+    names = (report.JSON_FILE, report.TEXT_FILE, report.HTML_FILE, FOLDER, PAGE)
     check_results(out, kind=report.KIND, names=names)  # before anything that takes long
+    corruptions = None if chosen.corruptions == ('all',) else chosen.corruptions
+    check_corruptions(corruptions or (), chosen.severities)
     loaded = load(chosen.checkpoint)
     weights, config = report.checkpoint_json(loaded), loaded.model.config
     wanted = dict(chosen.min_iou or ())
@@ -42,6 +47,10 @@ def evaluate(chosen: argparse.Namespace) -> None:
         if name not in config.classes:
             known = ', '.join(config.classes)
             raise ConfigError(f'--min-iou {name}: {loaded.path} has no such class, but {known}')
+    other = None if chosen.against is None else load(chosen.against)
+    if other is not None:
+        common = common_classes(config.classes, other.model.config.classes, str(other.path))
+        check_labels(other, config.classes, config.grid, common)
     from bev_training.data.sources import open_source
 
     split = chosen.split or _default_split(chosen.data)
@@ -57,36 +66,72 @@ def evaluate(chosen: argparse.Namespace) -> None:
         for note in source.notes:
             print(f'bev evaluate: {note}', file=sys.stderr)
         count = min(len(source), chosen.limit or len(source))
-        drawn = [
-            evenly_spaced(len(source), count)[i] for i in evenly_spaced(count, chosen.pictures)
-        ]
         data = {'path': str(chosen.data), 'split': split, 'version': chosen.version}
         data |= {'of': str(len(source))} if count < len(source) else {}
         with result_folder(out, kind=report.KIND, names=names) as work:
-            pictures = SamplePictures(work, drawn, config.grid)
-            evaluation = run_evaluation(
+            measured = measure(
                 loaded,
                 source,
+                other=other,
                 limit=chosen.limit,
                 device=chosen.device,
                 precision=chosen.precision,
-                progress=lambda done, total: show('evaluate', done, total),
-                show=pictures.show,
+                corruptions=corruptions,
+                severities=chosen.severities,
+                lost_cameras=chosen.lost_cameras,
+                seed=chosen.seed,
+                pictures=chosen.pictures,
+                folder=work,
+                progress=show,
             )
-            page = pictures.finish()
-            text = report.evaluation_text(evaluation, data=data)
+            text = report.evaluation_text(
+                measured.evaluation,
+                data=data,
+                comparison=measured.comparison,
+                robustness=measured.robustness,
+            )
             described = report.evaluation_json(
-                evaluation, checkpoint=weights, data=data, command=['bev', *sys.argv[1:]]
+                measured.evaluation,
+                checkpoint=weights,
+                data=data,
+                command=['bev', *sys.argv[1:]],
+                comparison=measured.comparison,
+                robustness=measured.robustness,
             )
             report.write_report(work, report.KIND, described, text)
+            _write_html(work / report.HTML_FILE, measured, described)
     if chosen.json:
         print(json.dumps({**described, 'out': str(out)}))
     else:
         print(text, end='')
         print(f'Results: {out}')
-        if page is not None:
-            print(f'Pictures of {plural(len(drawn), "sample")}, evenly spaced: {out / page.name}')
-    _check(evaluation.scores, wanted)
+        if measured.pictures:
+            drawn = plural(len(measured.pictures), 'sample')
+            print(f'Pictures of {drawn}, evenly spaced: {out / PAGE}')
+        print(f'Report: {out / report.HTML_FILE}')
+    _check(measured.evaluation.scores, wanted)
+
+
+def _write_html(path: Path, measured: Measured, described: dict[str, Any]) -> None:
+    """Write the page.
+
+    Raises:
+        BagError: it cannot be written.
+    """
+    from bev_training.data.paths import write_whole
+    from bev_training.evaluation.report_html import html_report
+
+    page = html_report(
+        measured.evaluation,
+        described,
+        comparison=measured.comparison,
+        robustness=measured.robustness,
+        pictures=measured.pictures,
+    )
+    try:
+        write_whole(path, page.encode())
+    except OSError as error:
+        raise BagError(f'{path} cannot be written: {error.strerror}') from error
 
 
 def _default_split(data: str) -> str:
@@ -152,7 +197,7 @@ def add_running(verb: argparse.ArgumentParser) -> None:
 
 _HELP = """\
 Score a checkpoint on labelled data, on the path that the node takes: same decoding, same
-preparation, one sample at a time, none left out.
+preparation, one sample at a time, none left out; a temporal network remembers as it would there.
 
   CKPT  a .safetensors file
   DATA  converted drives with labels (`bev convert`, then `bev label`), or a data set in nuScenes'
@@ -163,8 +208,22 @@ IoU is pooled over all samples. It is given at 0.5 and at the best threshold, fo
 whose truth is known, as papers do; 'seen' are those of them where a camera sees, which is where
 the node publishes a value.
 
-  OUT/evaluation.json  everything: by class, convention, threshold, distance, weather
-  OUT/evaluation.txt   the table that is printed
+Beside it stand baselines that need no network: 'empty' (nothing is predicted), 'frequency' (how
+often a class is in each cell) and 'ground' (the images projected on the ground: how often a class
+is where it has that colour, at that distance). They learn from the evaluated scenes, of which the
+scored ones are left out. A network that does not beat them has learned nothing from the images.
+
+--against OTHER scores a second checkpoint on the same samples and gives the differences with 95 %
+intervals. --corruptions disturbs the images as nuScenes-C does (camera_crash, frame_lost,
+motion_blur, color_quant, brightness, low_light, fog, snow), --lost-cameras takes cameras away and
+tells the network so; both are the same again with the same --seed, and each way takes as long as
+a whole evaluation, so try --limit first. Corruption errors (mCE) are relative to OTHER where it
+has the same classes, else to the baseline 'frequency'.
+
+  OUT/evaluation.json  everything: by class, convention, threshold, distance, weather, place, lost
+                       cameras; calibration, baselines, robustness, comparison
+  OUT/evaluation.txt   the tables that are printed
+  OUT/report.html      all of it with plots and pictures, in one file that any browser opens
   OUT/pictures.png     some samples, evenly spaced; each one in OUT/pictures/
 """
 _EXAMPLES = """\
@@ -173,6 +232,9 @@ examples:
   bev evaluate model.safetensors /data/nuscenes --split val --out out/nuscenes
   bev evaluate model.safetensors frames/val --limit 50 --min-iou vehicle=0.3 --min-iou \\
       drivable_area=0.7
+  bev evaluate new.safetensors frames/val --against old.safetensors
+  bev evaluate model.safetensors frames/val --limit 100 --corruptions all --lost-cameras
+  bev evaluate model.safetensors frames/val --corruptions fog,snow --severities 3
 
 exit status: 0; 1 where something cannot be used, or scores less than --min-iou (the results are
 written all the same); 2 wrong usage
@@ -203,6 +265,23 @@ def add_evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar='CLASS=IOU',
         help="exit 1 where a class scores less ('visible' at 0.5) or has no truth; repeatable",
     )
+    add('--against', type=Path, metavar='OTHER', help='a second checkpoint on the same samples')
+    add(
+        '--corruptions',
+        type=option_types.names,
+        default=(),
+        metavar='NAMES',
+        help='robustness against these: all, or fog,snow and the like (none)',
+    )
+    add(
+        '--severities',
+        type=option_types.numbers,
+        default=(1, 2, 3),
+        metavar='N,N',
+        help='of corruptions: 1 easy, 2 mid, 3 hard (1,2,3)',
+    )
+    add('--lost-cameras', action='store_true', help='also with 1, 2, ... cameras less')
+    add('--seed', type=option_types.whole, default=0, metavar='N', help='of these two (0)')
     add('--json', action='store_true', help='print evaluation.json instead of the table')
     add_running(verb)
     verb.set_defaults(run=evaluate, wrong_usage=verb.error)

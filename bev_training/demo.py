@@ -32,7 +32,7 @@ from bev_perception.shapes import Cells
 from bev_training.data.bag_reader import read_messages
 from bev_training.evaluation.drive_truth import DriveTruth
 from bev_training.evaluation.evaluate import check_labels
-from bev_training.evaluation.report import iou_line
+from bev_training.evaluation.report_tables import iou_line
 from bev_training.metrics import PooledScores, Scores
 from bev_training.picture import draw_sheet, images_near
 from bev_training.synthetic.drive import write_drive

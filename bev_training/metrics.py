@@ -14,6 +14,7 @@ from bev_perception.errors import BevError, ConfigError
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.shapes import AnyArray, Index, Mask
 from bev_training.data.sample import LabelGrids
+from bev_training.evaluation.calibration import Reliability
 
 # (i + 1) / 20 and not 0.05 * i: 0.5 is among them exactly.
 THRESHOLDS = tuple((i + 1) / 20 for i in range(19))
@@ -22,15 +23,18 @@ REGIONS = ('known', 'seen')
 BANDS_M = (0.0, 10.0, 20.0, 35.0, 50.0, math.inf)
 
 # What a counted cell is to a class.
-_NEGATIVE, _POSITIVE, _HIDDEN = range(3)
+NEGATIVE, POSITIVE, HIDDEN = range(3)
+# Sums of probabilities are kept as whole numbers of this, so that no order of adding changes them.
+PROBABILITY_UNIT = 1e-6
 
 
 class PooledScores:
     """Counts cells of a set of samples, from which `Scores` tell IoU in every way.
 
     One histogram over (class, band of distance, seen by a camera or not, truth, probability)
-    holds both conventions of visibility, both regions and all thresholds. Counts are whole
-    numbers that can be added: neither the order of samples nor their split over processes
+    holds both conventions of visibility, both regions and all thresholds. With the sum of the
+    probabilities in each of its steps it also tells how well they are calibrated. Counts are
+    whole numbers that can be added: neither the order of samples nor their split over processes
     changes a score.
     """
 
@@ -55,15 +59,12 @@ class PooledScores:
         rising = all(a < b for a, b in zip(self.thresholds, self.thresholds[1:], strict=False))
         if not self.thresholds or not rising or not all(0 <= t <= 1 for t in self.thresholds):
             raise ConfigError(f'thresholds are {self.thresholds}; they must rise within 0..1')
-        distance_m = np.linalg.norm(grid.cell_centers(), axis=-1)
-        band = np.digitize(distance_m, BANDS_M) - 1
-        present = np.unique(band)
-        self.bands = tuple((BANDS_M[b], BANDS_M[b + 1]) for b in present)
-        self._band = np.searchsorted(present, band)  # (y, x)
+        self.bands, self._band = bands_of(grid)
         # As probabilities are float32, so that one that equals a threshold is found equal.
         self._steps = np.array(self.thresholds, np.float32)
         self._shape = (len(self.classes), len(self.bands), 2, 3, len(self.thresholds) + 1)
         self._histogram = np.zeros(self._shape, np.int64)
+        self._mass = np.zeros((len(self.classes), len(self.thresholds) + 1), np.int64)
         self._samples = 0
 
     def update(self, probability: npt.NDArray[np.float32], labels: LabelGrids, seen: Mask) -> None:
@@ -96,20 +97,34 @@ class PooledScores:
                    if not np.isfinite(p).all()]  # fmt: skip
             raise BevError(f'the probability of {bad[0]} is not a number in some cells')
         c, b, _, states, bins = self._shape
-        # How many thresholds it reaches.
-        reached = np.searchsorted(self._steps, probability.astype(np.float32), side='right')
-        state = labels.positive.astype(np.int64) + (labels.hidden & labels.positive)
-        where = (np.arange(c)[:, None, None] * b + self._band) * 2 + seen
-        index = (where * states + state) * bins + reached
-        counted = index[:, labels.known]
-        self._histogram += np.bincount(
-            counted.reshape(-1), minlength=self._histogram.size
-        ).reshape(self._shape)
+        known = np.flatnonzero(labels.known)
+        said = probability.reshape(c, -1).take(known, 1).astype(np.float32, copy=False)
+        # How many thresholds it reaches; so many passes cost less than a search for each cell.
+        reached = np.zeros(said.shape, np.uint8 if bins <= 255 else np.int64)
+        for step in self._steps:
+            reached += said >= step
+        positive, hidden = (
+            grids.reshape(c, -1).take(known, 1) for grids in (labels.positive, labels.hidden)
+        )
+        state = positive.view(np.uint8) + (hidden & positive)
+        place = (self._band * 2 + seen).reshape(-1)[known]
+        index = (np.arange(c)[:, None] * b * 2 + place) * (states * bins)
+        index += state * np.int64(bins)
+        index += reached
+        counted = index.reshape(-1)
+        counts = np.bincount(counted, minlength=self._histogram.size)
+        self._histogram += counts.reshape(self._shape)
+        units = np.rint(said * np.float32(1 / PROBABILITY_UNIT)).reshape(-1)
+        # Sums of whole numbers, which a float64 holds exactly.
+        mass = np.bincount(counted, units, self._histogram.size)
+        mass = mass.reshape(self._shape).sum(1)[:, 1]  # of all bands, where it is seen
+        self._mass += (mass[:, NEGATIVE] + mass[:, POSITIVE]).astype(np.int64)
         self._samples += 1
 
     def counts(self) -> Index:
         """Return all counts as one flat array, which can be summed over processes."""
-        return np.concatenate([[self._samples], self._histogram.reshape(-1)]).astype(np.int64)
+        parts = ([self._samples], self._histogram.reshape(-1), self._mass.reshape(-1))
+        return np.concatenate(parts).astype(np.int64)
 
     def add_counts(self, counts: Index) -> None:
         """Add what `counts` of another one with the same settings returned.
@@ -117,12 +132,15 @@ class PooledScores:
         Raises:
             ConfigError: it had other settings.
         """
-        if np.shape(counts) != (1 + self._histogram.size,):
+        size = self._histogram.size
+        if np.shape(counts) != (1 + size + self._mass.size,):
             raise ConfigError(
-                f'counts have the shape {np.shape(counts)}, not {(1 + self._histogram.size,)}'
+                f'counts have the shape {np.shape(counts)}, not {(1 + size + self._mass.size,)}'
             )
+        counts = np.asarray(counts, np.int64)
         self._samples += int(counts[0])
-        self._histogram += np.asarray(counts[1:], np.int64).reshape(self._shape)
+        self._histogram += counts[1 : 1 + size].reshape(self._shape)
+        self._mass += counts[1 + size :].reshape(self._mass.shape)
 
     def result(self) -> Scores:
         """Return the scores of what was added so far."""
@@ -132,6 +150,7 @@ class PooledScores:
             bands=self.bands,
             samples=self._samples,
             histogram=self._histogram.copy(),
+            mass=self._mass.copy(),
         )
 
 
@@ -152,6 +171,8 @@ class Scores:
         samples: number of them.
         histogram: (class, band, unseen or seen, negative, positive or hidden, number of
             thresholds reached) cells.
+        mass: (class, number of thresholds reached) sum of the probabilities of the known cells
+            that a camera sees, without hidden ones, in units of `PROBABILITY_UNIT`.
     """
 
     classes: tuple[str, ...]
@@ -159,6 +180,7 @@ class Scores:
     bands: tuple[tuple[float, float], ...]
     samples: int
     histogram: Index
+    mass: Index
 
     def iou(
         self,
@@ -213,6 +235,32 @@ class Scores:
         at = int(np.argmax(iou))
         return self.thresholds[at], float(iou[at])
 
+    def reliability(self, name: str) -> Reliability:
+        """Return how often a class is there where it is said to be so probable.
+
+        Steps of probability lie between the thresholds; by default there are 20 of equal width.
+
+        Raises:
+            ConfigError: there is no such class.
+        """
+        self._check('class', name, self.classes)
+        at = self.classes.index(name)
+        seen = self.histogram[at].sum(0)[1]  # (truth, reached)
+        return Reliability.of_counts(
+            self.thresholds,
+            cells=seen[NEGATIVE] + seen[POSITIVE],
+            positive=seen[POSITIVE],
+            probability=self.mass[at] * PROBABILITY_UNIT,
+        )
+
+    def ece(self, name: str) -> float:
+        """Return the expected calibration error of a class, see `Reliability.ece`.
+
+        Raises:
+            ConfigError: there is no such class.
+        """
+        return self.reliability(name).ece()
+
     def coverage(self) -> float:
         """Return the share of the known cells that a live camera sees; NaN without samples."""
         cells = self.histogram[0].sum((0, 2, 3))
@@ -229,16 +277,19 @@ class Scores:
              'positive_cells': of the truth, over all samples,
              'bands': {'0-10 m': at 0.5, ...},
              'by_threshold': {'0.05': IoU, ...},
-             'seen': {all of these again, of the cells that a live camera sees}}}}}
+             'seen': {all of these again, of the cells that a live camera sees}},
+          'calibration': see `Reliability.as_json`}}}
 
-        All but 'seen' is of the known cells; a CONVENTION is 'visible' or 'all'.
+        All but 'seen' and 'calibration' is of the known cells; a CONVENTION is 'visible' or
+        'all'.
         """
         return {
             'samples': self.samples,
             'coverage': _number(self.coverage()),
             'classes': {
                 name: {
-                    convention: self._class_json(name, convention) for convention in CONVENTIONS
+                    **{each: self._class_json(name, each) for each in CONVENTIONS},
+                    'calibration': self.reliability(name).as_json(),
                 }
                 for name in self.classes
             },
@@ -273,6 +324,11 @@ class Scores:
             return math.nan
         return self.iou(name, convention, 0.5, band=band, region=region)
 
+    @staticmethod
+    def _check(what: str, value: object, known: Sequence[object]) -> None:
+        if value not in known:
+            raise ConfigError(f'{what} {value!r} is none of {[*known]}')
+
     def _curves(
         self, name: str, convention: str, band: tuple[float, float] | None, region: str
     ) -> tuple[AnyArray, AnyArray, AnyArray]:
@@ -283,18 +339,28 @@ class Scores:
             ('region', region, REGIONS),
             ('band', band, (None, *self.bands)),
         ):
-            if value not in known:
-                raise ConfigError(f'{what} {value!r} is none of {[*known]}')
+            self._check(what, value, known)
         of_class = self.histogram[self.classes.index(name)]
         in_band = of_class.sum(0) if band is None else of_class[self.bands.index(band)]
         in_region = in_band[1] if region == 'seen' else in_band.sum(0)  # (truth, reached)
-        positive = in_region[_POSITIVE]
+        positive = in_region[POSITIVE]
         if convention == 'all':
-            positive = positive + in_region[_HIDDEN]
+            positive = positive + in_region[HIDDEN]
         # Cell k reaches the thresholds 0..k-1, so threshold i is reached by those behind it.
         hit = positive[::-1].cumsum()[::-1][1:]
-        false = in_region[_NEGATIVE][::-1].cumsum()[::-1][1:]
+        false = in_region[NEGATIVE][::-1].cumsum()[::-1][1:]
         return hit, false, positive.sum() - hit
+
+
+def bands_of(
+    grid: BevGrid,
+) -> tuple[tuple[tuple[float, float], ...], npt.NDArray[np.int64]]:
+    """Return the bands of distance that a grid has, and (y, x) which of them a cell is in."""
+    distance_m = np.linalg.norm(grid.cell_centers(), axis=-1)
+    band = np.digitize(distance_m, BANDS_M) - 1
+    present = np.unique(band)
+    bands = tuple((BANDS_M[b], BANDS_M[b + 1]) for b in present)
+    return bands, np.searchsorted(present, band)
 
 
 def band_name(band: tuple[float, float]) -> str:

@@ -35,6 +35,11 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """Read N,N,..."""
+    return tuple(whole(name) for name in names(text))
+
+
 def pair(text: str) -> tuple[str, str]:
     """Read NAME=VALUE."""
     name, equals, value = text.partition('=')

@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from bev_perception.errors import BagError, BevError, ConfigError
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.model.checkpoint import Checkpoint, load
-from bev_perception.model.tensors import BevInputs
-from bev_perception.predictor import Predictor, Probabilities
-from bev_perception.preprocess import decode_size_px, prepare
+from bev_perception.predictor import Predictor
+from bev_perception.shapes import Index
 from bev_perception.views import ViewSet
-from bev_training.data.sample import LabelGrids, SampleSource
+from bev_training.data.sample import SampleSource
+from bev_training.evaluation.baselines import Baselines
+from bev_training.evaluation.running import Scored, run_samples
 from bev_training.metrics import PooledScores, Scores
 
-_MOST_THREADS = 4  # that read and decode while the network runs
-_FACTS = ('weather', 'location')  # by which samples are scored apart
-_Read = tuple[ViewSet, BevInputs, LabelGrids, Mapping[str, str]]
+LOST = 'cameras lost'
+_FACTS = ('weather', 'location', LOST)  # by which samples are scored apart
 
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Scored:
-    """One sample that was scored.
-
-    Attributes:
-        index: its number in the source.
-        key: its name.
-        view_set: its images, as the network saw them before they were prepared.
-        probabilities: what the network says.
-        labels: the truth.
-        facts: what else is known of it.
-    """
-
-    index: int
-    key: str
-    view_set: ViewSet
-    probabilities: Probabilities
-    labels: LabelGrids
-    facts: Mapping[str, str]
+__all__ = ['Evaluation', 'Scored', 'check_labels', 'evaluate', 'evenly_spaced']
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,9 +34,14 @@ class Evaluation:
     Attributes:
         checkpoint: the weights.
         scores: of all samples.
-        by_fact: by fact ('weather', ...) and value ('rain', ...; '' where a sample lacks it) the
-            scores of its samples; only facts that some sample has.
+        by_fact: by fact ('weather', ..., 'cameras lost') and value ('rain', ...; '' where a sample
+            lacks it) the scores of its samples; only facts that some sample has.
+        baselines: by name, see `baselines`; none where nobody asked.
+        baselines_how: what they learned from.
         indices: the samples, numbers in the source.
+        scenes: of each sample.
+        cells: (sample, class, 3) cells of each sample: hit, false, missed ('visible', at 0.5,
+            known cells).
         device: that the network ran on.
         precision: of the network.
         seconds: that it took.
@@ -67,7 +50,11 @@ class Evaluation:
     checkpoint: Checkpoint
     scores: Scores
     by_fact: Mapping[str, Mapping[str, Scores]]
+    baselines: Mapping[str, Scores]
+    baselines_how: str
     indices: tuple[int, ...]
+    scenes: tuple[str, ...]
+    cells: Index
     device: str
     precision: str
     seconds: float
@@ -78,8 +65,11 @@ def evaluate(
     source: SampleSource,
     *,
     limit: int = 0,
+    classes: Sequence[str] | None = None,
     device: str = 'auto',
     precision: str = 'float32',
+    baselines: bool = False,
+    change: Callable[[ViewSet, str], ViewSet] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     show: Callable[[Scored], None] = lambda scored: None,
 ) -> Evaluation:
@@ -89,8 +79,12 @@ def evaluate(
         checkpoint: file, or what was loaded from it.
         source: labelled samples; copies of it are read on threads.
         limit: so many samples, evenly spaced; 0 takes all.
+        classes: some of the checkpoint's, the only ones that are scored; None takes all.
         device: see `Predictor`.
         precision: see `Predictor`.
+        baselines: also score what needs no network.
+        change: what to do to each view set before it is prepared, given it and the sample's key;
+            called on several threads.
         progress: called with the numbers of samples that are done, and of all.
         show: called with every sample, in order.
 
@@ -101,57 +95,86 @@ def evaluate(
     """
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
     config = loaded.model.config
-    check_labels(loaded, source.classes, source.grid)
+    names = config.classes if classes is None else tuple(classes)
+    rows = [config.classes.index(name) for name in names]
+    check_labels(loaded, source.classes, source.grid, names)
     indices = tuple(evenly_spaced(len(source), limit or len(source)))
     if not indices:
         raise BagError('there are no labelled samples to evaluate on')
+    scenes = tuple(source.scenes[i] for i in indices)
     predictor = Predictor(loaded.model, device=device, precision=precision)
-    every = PooledScores(config.classes, config.grid)
+    every, cells = PooledScores(names, config.grid), []
     groups: dict[str, dict[str, PooledScores]] = {name: {} for name in _FACTS}
+    simple = Baselines(names, config.grid, scenes) if baselines else None
     began = time.monotonic()
-    with closing(_scored(predictor, source, indices)) as samples:
+    running = run_samples(
+        predictor, source, indices, classes=names, change=change, ground=baselines
+    )
+    with closing(running) as samples:
         for done, scored in enumerate(samples, 1):
             before = every.counts()
             said = scored.probabilities
             try:
-                every.update(said.classes, scored.labels, said.valid)
+                every.update(said.classes[rows], scored.labels, said.valid)
             except BevError as error:
                 raise BevError(f'{loaded.path}, sample {scored.key}: {error}') from error
             own = every.counts() - before
+            lost = {LOST: str(len(scored.view_set.missing))}
             for name, by_value in groups.items():
-                value = scored.facts.get(name, '')
+                value = {**scored.facts, **lost}.get(name, '')
                 if value not in by_value:
-                    by_value[value] = PooledScores(config.classes, config.grid)
+                    by_value[value] = PooledScores(names, config.grid)
                 by_value[value].add_counts(own)
+            if simple is not None and scored.colors is not None:
+                simple.add(scored.labels, said.valid, scored.colors)
+            so_far = every.result()
+            cells.append([so_far.cells(name) for name in names])
             show(scored)
             progress(done, len(indices))
+    totals = np.array(cells, np.int64)
     return Evaluation(
         checkpoint=loaded,
         scores=every.result(),
         by_fact={
             name: {value: pooled.result() for value, pooled in sorted(by_value.items())}
             for name, by_value in groups.items()
-            if any(by_value)
+            if set(by_value) - {'', '0'}  # some sample has it, or lacks a camera
         },
+        baselines={} if simple is None else simple.result(),
+        baselines_how='' if simple is None else simple.how,
         indices=indices,
+        scenes=scenes,
+        cells=totals - np.concatenate([np.zeros_like(totals[:1]), totals[:-1]]),
         device=str(predictor.device),
         precision=precision,
         seconds=time.monotonic() - began,
     )
 
 
-def check_labels(loaded: Checkpoint, classes: Sequence[str], grid: BevGrid) -> None:
+def check_labels(
+    loaded: Checkpoint,
+    labelled: Sequence[str],
+    grid: BevGrid,
+    classes: Sequence[str] | None = None,
+) -> None:
     """See that labels can score a checkpoint.
+
+    Args:
+        loaded: the checkpoint.
+        labelled: classes of the labels.
+        grid: of the labels.
+        classes: of the checkpoint that are to be scored; None takes all.
 
     Raises:
         ConfigError: they lack a class, or are of another grid.
     """
     config = loaded.model.config
-    lacking = [name for name in config.classes if name not in classes]
+    wanted = config.classes if classes is None else classes
+    lacking = [name for name in wanted if name not in labelled]
     if lacking:
         raise ConfigError(
             f'{loaded.path} tells {lacking[0]!r}, which the labels do not have; '
-            f'they have {", ".join(classes)}'
+            f'they have {", ".join(labelled)}'
         )
     if _plane(grid) != _plane(config.grid):
         raise ConfigError(
@@ -164,51 +187,6 @@ def evenly_spaced(count: int, wanted: int) -> list[int]:
     """Return up to `wanted` of 0..count-1, evenly spaced, each in the middle of its part."""
     wanted = min(wanted, count)
     return [(2 * i + 1) * count // (2 * wanted) for i in range(wanted)]
-
-
-def _scored(
-    predictor: Predictor, source: SampleSource, indices: Sequence[int]
-) -> Generator[Scored, None, None]:
-    """Yield the samples in order; the next ones are read meanwhile."""
-    config, at_least_px = predictor.config, decode_size_px(predictor.config)
-    # A source may keep files open, and is not for several threads: each one has a copy.
-    packed, own = pickle.dumps(source), threading.local()
-
-    def unpack() -> None:
-        own.source = pickle.loads(packed)
-
-    def read(i: int) -> _Read:
-        view_set = own.source.view_set(i, at_least_px=at_least_px)
-        labels = own.source.labels(i).of(config.classes)
-        return view_set, prepare(view_set, config), labels, own.source.facts(i)
-
-    threads = min(_MOST_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads, 'read', initializer=unpack) as pool:
-        waiting: deque[tuple[int, Future[_Read]]] = deque()
-        todo = iter(indices)
-        try:
-            while True:
-                while len(waiting) <= threads and (i := next(todo, None)) is not None:
-                    waiting.append((i, pool.submit(read, i)))
-                if not waiting:
-                    return
-                i, future = waiting.popleft()
-                key = source.keys[i]
-                try:
-                    view_set, inputs, labels, facts = future.result()
-                except (BevError, OSError) as error:
-                    raise BevError(f'sample {key}: {error}') from error
-                yield Scored(
-                    index=i,
-                    key=key,
-                    view_set=view_set,
-                    probabilities=predictor.predict(inputs),
-                    labels=labels,
-                    facts=facts,
-                )
-        finally:
-            for _, future in waiting:
-                future.cancel()
 
 
 def _plane(grid: BevGrid) -> tuple[object, ...]:

@@ -15,7 +15,7 @@ from bev_perception.occupancy import to_cells
 from bev_perception.shapes import ImageRgb
 from bev_training.data.paths import write_whole
 from bev_training.evaluation.evaluate import Scored
-from bev_training.evaluation.report import iou_line
+from bev_training.evaluation.report_tables import iou_line
 from bev_training.metrics import PooledScores
 from bev_training.picture import draw_sheet
 

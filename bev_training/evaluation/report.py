@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import torch
@@ -18,25 +18,15 @@ import torch
 from bev_perception.errors import BagError
 from bev_perception.model.checkpoint import Checkpoint
 from bev_training.data.paths import write_whole
-from bev_training.data.sample import HIDDEN_UP_TO
+from bev_training.evaluation import report_tables as tables
+from bev_training.evaluation.comparison import Comparison
+from bev_training.evaluation.corruption_error import MeasuredRobustness
 from bev_training.evaluation.evaluate import Evaluation
 from bev_training.inspection.findings import plural
-from bev_training.metrics import CONVENTIONS, Scores, band_name
+from bev_training.metrics import Scores
 
 KIND = 'evaluation'
-JSON_FILE, TEXT_FILE = f'{KIND}.json', f'{KIND}.txt'
-
-_READING = (
-    (
-        'visible',
-        f'IoU at 0.5 in all known cells, without objects seen to {HIDDEN_UP_TO:.0%} or less',
-    ),
-    ('all', 'the same with all objects'),
-    ('best, at', "'visible' at the threshold where it is best, and that threshold"),
-    ('seen', "'visible' in the cells that a camera sees: where the node publishes a value"),
-    ('0-10 m ...', "'visible' by distance from the vehicle"),
-    ('-', 'the truth does not have the class there'),
-)
+JSON_FILE, TEXT_FILE, HTML_FILE = f'{KIND}.json', f'{KIND}.txt', 'report.html'
 
 
 def evaluation_json(
@@ -45,12 +35,18 @@ def evaluation_json(
     checkpoint: Mapping[str, Any],
     data: Mapping[str, Any],
     command: Sequence[str],
+    comparison: Comparison | None = None,
+    robustness: MeasuredRobustness | None = None,
 ) -> dict[str, Any]:
     """Return all of an evaluation as plain values.
 
     {'kind': 'evaluation',
      'scores': see `Scores.as_json`,
-     'by_fact': {'weather': {'rain': as 'scores', ...}, ...}, '' where a sample lacks the fact,
+     'by_fact': {'weather': {'rain': as 'scores', ...}, 'cameras lost': {'0': ...}, ...}, ''
+         where a sample lacks the fact,
+     'baselines': {'how': what they learned from, 'scores': {'frequency': as 'scores', ...}},
+     'comparison': see `Comparison.as_json`; None without a second checkpoint,
+     'robustness': see `MeasuredRobustness.as_json`; None where nobody asked,
      'data': `data` and the number of samples,
      'checkpoint': see `checkpoint_json`,
      'run': see `run_json`}
@@ -60,6 +56,8 @@ def evaluation_json(
         checkpoint: what `checkpoint_json` returned when it was loaded.
         data: what is said of the data: path, split, ...
         command: words of the command line.
+        comparison: with a second checkpoint.
+        robustness: against corruptions and lost cameras.
     """
     return {
         'kind': KIND,
@@ -68,6 +66,12 @@ def evaluation_json(
             name: {value: scores.as_json() for value, scores in by_value.items()}
             for name, by_value in evaluation.by_fact.items()
         },
+        'baselines': {
+            'how': evaluation.baselines_how,
+            'scores': {name: of.as_json() for name, of in evaluation.baselines.items()},
+        },
+        'comparison': None if comparison is None else comparison.as_json(),
+        'robustness': None if robustness is None else robustness.as_json(),
         'data': {**data, 'samples': len(evaluation.indices)},
         'checkpoint': dict(checkpoint),
         'run': run_json(
@@ -110,65 +114,62 @@ def run_json(
     }
 
 
-def evaluation_text(evaluation: Evaluation, *, data: Mapping[str, Any]) -> str:
-    """Return an evaluation as a table."""
-    count, scores = len(evaluation.indices), evaluation.scores
-    told = [f'{name} {data[name]}' for name in ('split', 'version') if data.get(name)]
-    told.append(plural(count, 'sample') + (f' of {data["of"]}' if 'of' in data else ''))
-    per_sample = evaluation.seconds / count
+def evaluation_text(
+    evaluation: Evaluation,
+    *,
+    data: Mapping[str, Any],
+    comparison: Comparison | None = None,
+    robustness: MeasuredRobustness | None = None,
+) -> str:
+    """Return an evaluation as tables; arguments as of `evaluation_json`."""
+    scores, baselines = evaluation.scores, evaluation.baselines
     parts = [
-        f'{evaluation.checkpoint.path} on {data.get("path", "")}: {", ".join(told)}, '
-        f'{per_sample:.2f} s each on {evaluation.device} ({evaluation.precision})',
+        headline(evaluation, data),
         f'Trained on: {evaluation.checkpoint.trained_on}',
         '',
-        score_table(scores),
+        score_table(scores, baselines),
+    ]
+    if baselines:
+        parts += [f'  {"baselines":12}{line}' for line in wrap(evaluation.baselines_how, 85)[:1]]
+        parts += [f'  {"":12}{line}' for line in wrap(evaluation.baselines_how, 85)[1:]]
+    parts += [
+        '',
+        'Calibration of the probabilities',
+        tables.text_table(tables.calibration_rows(scores)),
+        '',
+        tables.text_columns(tables.CALIBRATION_COLUMNS),
     ]
     for name, by_value in evaluation.by_fact.items():
-        parts += ['', fact_table(name, by_value)]
+        rows = tables.fact_rows(name, by_value, scores, baselines)
+        parts += ['', f"IoU ('visible', at 0.5) by {name}", tables.text_table(rows)]
+    if comparison is not None:
+        parts += [
+            '',
+            f"Against {comparison.other}: IoU ('visible', at 0.5)",
+            tables.text_table(comparison.rows()),
+            '',
+            *wrap(comparison.how(), 97),
+        ]
+    if robustness is not None:
+        parts += ['', robustness.text().rstrip()]
     return '\n'.join([*parts, ''])
 
 
-def score_table(scores: Scores) -> str:
+def headline(evaluation: Evaluation, data: Mapping[str, Any]) -> str:
+    """Return what was scored on what, in a line."""
+    count = len(evaluation.indices)
+    told = [f'{name} {data[name]}' for name in ('split', 'version') if data.get(name)]
+    told.append(plural(count, 'sample') + (f' of {data["of"]}' if 'of' in data else ''))
+    return (
+        f'{evaluation.checkpoint.path} on {data.get("path", "")}: {", ".join(told)}, '
+        f'{evaluation.seconds / count:.2f} s each on {evaluation.device} ({evaluation.precision})'
+    )
+
+
+def score_table(scores: Scores, baselines: Mapping[str, Scores] | None = None) -> str:
     """Return the scores of all classes, a line each, and what the columns are."""
-    rows = [
-        ['class', 'visible', 'all', 'best', 'at', 'seen']
-        + [band_name(band) for band in scores.bands]
-    ]
-    for name in scores.classes:
-        threshold, best = scores.best(name)
-        rows.append(
-            [name, _said(scores.iou(name)), _said(scores.iou(name, 'all')), _said(best)]
-            + ['-' if math.isnan(threshold) else f'{threshold:.2f}']
-            + [_said(scores.iou(name, region='seen'))]
-            + [_said(scores.iou(name, band=band)) for band in scores.bands]
-        )
-    share = f'{scores.coverage():.1%} of the known cells are seen by a camera'
-    reading = '\n'.join(f'  {column:12}{said}' for column, said in _READING)
-    return f'{_table(rows)}\n\n{reading}\n  {"coverage":12}{share}'
-
-
-def fact_table(name: str, by_value: Mapping[str, Scores]) -> str:
-    """Return IoU at 0.5 ('visible') by value of a fact, such as the weather."""
-    classes = next(iter(by_value.values())).classes
-    rows = [[name, 'samples', *classes]]
-    for value, scores in by_value.items():
-        rows.append([value or '(unknown)', str(scores.samples)])
-        rows[-1] += [_said(scores.iou(each)) for each in classes]
-    return f"IoU ('visible', at 0.5) by {name}\n{_table(rows)}"
-
-
-def iou_line(scores: Scores) -> str:
-    """Return IoU at 0.5 where a camera sees, by class: 'walkway 0.61, vehicle 0.30 (all 0.25)'.
-
-    'all' is the other convention, where it differs.
-    """
-    said = []
-    for name in scores.classes:
-        visible, every = (
-            _said(scores.iou(name, convention, region='seen'), 2) for convention in CONVENTIONS
-        )
-        said.append(f'{name} {visible}' + ('' if every == visible else f' (all {every})'))
-    return ', '.join(said)
+    columns = tables.text_columns(tables.score_columns(scores, baselines))
+    return f'{tables.text_table(tables.score_rows(scores, baselines))}\n\n{columns}'
 
 
 def write_report(folder: Path, kind: str, described: Mapping[str, Any], text: str) -> None:
@@ -185,19 +186,3 @@ def write_report(folder: Path, kind: str, described: Mapping[str, Any], text: st
             write_whole(folder / name, content.encode())
         except OSError as error:
             raise BagError(f'{folder / name} cannot be written: {error.strerror}') from error
-
-
-def _said(iou: float, digits: int = 3) -> str:
-    return '-' if math.isnan(iou) else f'{iou:.{digits}f}'
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of text as columns, the first one to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return '\n'.join(
-        '  '.join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )

@@ -8,6 +8,7 @@ import numpy as np
 
 from bev_perception.errors import BagError
 from bev_perception.geometry.grid import BevGrid
+from bev_perception.memory import Whereabouts
 from bev_perception.model import checkpoint
 from bev_perception.predictor import Predictor
 from bev_perception.views import ViewSet
@@ -44,6 +45,9 @@ class FakeSource:
         if i == self.broken:
             raise self.damage or BagError('drive/shard.tar is damaged')
         return views_of(i)
+
+    def whereabouts(self, i: int) -> Whereabouts:
+        return Whereabouts.of(self.view_set(i), 0)
 
     def labels(self, i: int) -> LabelGrids:
         return self.labels_of[i]

@@ -16,7 +16,7 @@ import pytest
 from bev_perception.errors import BagError, BevError, CheckpointError, ConfigError
 from bev_training.cli_evaluate import add_evaluate
 from bev_training.data import sources
-from test.factories import write_checkpoint
+from test.factories import make_config, write_checkpoint
 
 from .samples import CONFIG, FakeSource, predicted_labels
 
@@ -53,15 +53,16 @@ def test_results_lie_in_one_folder(weights, asked, tmp_path, monkeypatch, capsys
     run(weights, 'frames', '--device', 'cpu', '--pictures', '2')
     out = tmp_path / 'out' / 'evaluate' / 'tiny'
     assert sorted(path.name for path in out.iterdir()) == [
-        'evaluation.json', 'evaluation.txt', 'pictures', 'pictures.png',
+        'evaluation.json', 'evaluation.txt', 'pictures', 'pictures.png', 'report.html',
     ]  # fmt: skip
     assert len(list((out / 'pictures').iterdir())) == 2
     assert cv2.imread(str(out / 'pictures.png')).std() > 20
     printed = capsys.readouterr().out
     assert printed.startswith((out / 'evaluation.txt').read_text())
-    assert printed.splitlines()[-2:] == [
+    assert printed.splitlines()[-3:] == [
         'Results: out/evaluate/tiny',
         'Pictures of 2 samples, evenly spaced: out/evaluate/tiny/pictures.png',
+        'Report: out/evaluate/tiny/report.html',
     ]
     line = next(line for line in printed.splitlines() if line.startswith('vehicle '))
     assert line.split()[1:4] == ['1.000'] * 3
@@ -69,7 +70,9 @@ def test_results_lie_in_one_folder(weights, asked, tmp_path, monkeypatch, capsys
     assert call['path'] == 'frames' and call['classes'] == CONFIG.classes
     assert call['grid'] == CONFIG.grid and call['split'] == call['version'] == ''
     run(weights, 'frames', '--device', 'cpu', '--pictures', '0')  # replaces the former
-    assert sorted(path.name for path in out.iterdir()) == ['evaluation.json', 'evaluation.txt']
+    assert sorted(path.name for path in out.iterdir()) == [
+        'evaluation.json', 'evaluation.txt', 'report.html',
+    ]  # fmt: skip
 
 
 def test_json_and_limit(weights, asked, tmp_path, capsys) -> None:
@@ -128,6 +131,54 @@ def test_a_class_without_truth_does_not_reach_any_score(
         )
 
 
+def test_a_second_checkpoint_and_robustness_are_told_everywhere(
+    weights, asked, tmp_path, capsys
+) -> None:
+    other = write_checkpoint(tmp_path / 'other.safetensors', seed=1)
+    out = tmp_path / 'x'
+    words = ['--against', other, '--corruptions', 'color_quant,camera_crash', '--severities', '3']
+    words += ['--lost-cameras', '--seed', '4', '--pictures', '0', '--device', 'cpu']
+    run(weights, 'frames', '--out', out, '--limit', '3', *words)
+    stored = json.loads((out / 'evaluation.json').read_text())
+    against = stored['comparison']
+    assert against['other'] == str(other) and against['drawn'] == 'samples'
+    robust = stored['robustness']
+    assert robust['seed'] == 4 and robust['against'].startswith(str(other))
+    assert list(robust['corrupted']) == ['color_quant', 'camera_crash']
+    assert list(robust['lost']) == ['0', '1', '2', '3', '4', '5']
+    for name in CONFIG.classes:
+        of = against['classes'][name]
+        assert of['iou'] == 1 == stored['scores']['classes'][name]['visible']['iou']
+        assert of['difference'] == pytest.approx(1 - of['other_iou']) and of['low'] > 0
+        black = robust['corrupted']['camera_crash']['3']['classes'][name]['visible']['iou']
+        assert black < 1 == robust['clean']['classes'][name]['visible']['iou']
+    shown = (out / 'evaluation.txt').read_text()
+    page = (out / 'report.html').read_text()
+    for text in (shown, page):
+        for said in (f'Against {other}', 'resamples of single samples (3 of them)', 'color_quant',
+                     f'{against["classes"]["vehicle"]["difference"]:+.3f}', '(seed 4)',
+                     f'Corruption errors are relative to {other}'):  # fmt: skip
+            assert said in text, said
+    assert capsys.readouterr().out.startswith(shown)
+
+
+def test_corruption_errors_without_a_second_checkpoint_are_relative_to_frequency(
+    weights, asked, tmp_path, capsys
+) -> None:
+    words = ('--corruptions', 'brightness', '--severities', '1,2', '--pictures', '0')
+    run(weights, 'frames', '--out', tmp_path / 'x', '--json', '--device', 'cpu', *words)
+    stored = json.loads(capsys.readouterr().out)
+    robust, frequency = stored['robustness'], stored['baselines']['scores']['frequency']
+    assert robust['against'].startswith("the baseline 'frequency'")
+    for name in CONFIG.classes:
+        own = [
+            robust['corrupted']['brightness'][s]['classes'][name]['visible']['iou'] for s in '12'
+        ]
+        without = frequency['classes'][name]['visible']['iou']
+        expected = (1 - np.mean(own)) / (1 - without)
+        assert robust['mce']['by_class'][name] == pytest.approx(expected, abs=1e-5)
+
+
 def test_the_checkpoint_is_the_one_that_was_loaded(
     weights, asked, tmp_path, monkeypatch, capsys
 ) -> None:
@@ -154,11 +205,26 @@ def test_what_cannot_be_used_is_said_before_anything_is_read(
     out = tmp_path / 'x'
     with pytest.raises(ConfigError, match=f'--min-iou bus: {weights} has no such class, but '):
         run(weights, 'frames', '--out', out, '--min-iou', 'bus=0.5')
+    with pytest.raises(ConfigError, match="corruption 'rain' is none of camera_crash, "):
+        run(weights, 'frames', '--out', out, '--corruptions', 'fog,rain')
+    with pytest.raises(ConfigError, match='severity 4 is none of 1'):
+        run(weights, 'frames', '--out', out, '--corruptions', 'all', '--severities', '4')
+    grid = replace(CONFIG.grid, cell_m=2)
+    own = tmp_path / 'weights'
+    own.mkdir()
+    small = write_checkpoint(own / 'small.safetensors', make_config(grid=grid))
+    with pytest.raises(ConfigError, match=f'{small} is for the grid .* cells of 2 m'):
+        run(weights, 'frames', '--out', out, '--against', small)
+    config = make_config(classes=('walkway',), obstacle_classes=())
+    few = write_checkpoint(own / 'few.safetensors', config)
+    with pytest.raises(ConfigError, match='it tells walkway, none of drivable_area, '):
+        run(weights, 'frames', '--out', out, '--against', few)
     with pytest.raises(CheckpointError, match='does not exist'):
         run(tmp_path / 'none.safetensors', 'frames', '--out', out)
-    (tmp_path / 'mine').write_text('')
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'mine').write_text('')
     with pytest.raises(BagError, match='holds mine, which is no result of an earlier evaluation'):
-        run(weights, 'frames', '--out', tmp_path)
+        run(weights, 'frames', '--out', tmp_path / 'full')
     assert asked == [] and not out.exists()
     for wrong in ('vehicle', 'vehicle=2', 'vehicle=x'):
         with pytest.raises(SystemExit) as stopped:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,9 @@ import pytest
 from bev_perception.errors import BagError, BevError, ConfigError
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.model import checkpoint
+from bev_perception.model.config import AttentionConfig
 from bev_perception.predictor import Predictor
+from bev_perception.views import ViewSet
 from bev_training.evaluation.evaluate import Scored, evaluate, evenly_spaced
 from bev_training.metrics import PooledScores
 from test.factories import make_config, make_model, write_checkpoint
@@ -86,7 +88,7 @@ def test_a_limit_takes_samples_evenly_spaced(weights: Path) -> None:
 def test_facts_part_the_samples(weights: Path) -> None:
     source = FakeSource(labels_of=random_labels(5))
     done = evaluate(weights, source, device='cpu')
-    assert set(done.by_fact) == {'weather'}  # not their names
+    assert set(done.by_fact) == {'weather', 'cameras lost'}  # not their names
     weather = done.by_fact['weather']
     assert {value: scores.samples for value, scores in weather.items()} == {'clear': 3, 'rain': 2}
     np.testing.assert_array_equal(
@@ -188,3 +190,132 @@ def test_a_network_with_heads_for_middles_is_scored_by_its_classes(tmp_path: Pat
 def test_nothing_to_score_is_one_line(weights: Path) -> None:
     with pytest.raises(BagError, match='no labelled samples'):
         evaluate(weights, FakeSource(labels_of=()), device='cpu')
+
+
+def test_a_change_is_made_before_the_network_sees_the_images(weights: Path) -> None:
+    source, keys = FakeSource(labels_of=random_labels(4)), []
+
+    def lose_front(view_set: ViewSet, key: str) -> ViewSet:
+        keys.append(key)
+        left = tuple(view for view in view_set.views if view.name != 'front')
+        return replace(view_set, views=left, missing=(*view_set.missing, 'front'))
+
+    shown: list[Scored] = []
+    done = evaluate(weights, source, device='cpu', change=lose_front, show=shown.append)
+    assert sorted(keys) == source.keys
+    predictor = Predictor(checkpoint.load(weights).model, device='cpu')
+    for i, scored in enumerate(shown):
+        expected = predictor(lose_front(views_of(i), ''))
+        np.testing.assert_array_equal(scored.probabilities.classes, expected.classes)
+    lost = done.by_fact['cameras lost']
+    assert {value: scores.samples for value, scores in lost.items()} == {'1': 3, '2': 1}
+    assert lost['2'].coverage() < lost['1'].coverage()
+
+
+def test_samples_are_told_apart_by_lost_cameras_where_some_lack_one(weights: Path) -> None:
+    done = evaluate(weights, FakeSource(labels_of=random_labels(5)), device='cpu')
+    lost = done.by_fact['cameras lost']
+    assert {value: scores.samples for value, scores in lost.items()} == {'0': 4, '1': 1}
+    whole = evaluate(weights, FakeSource(labels_of=random_labels(2)), device='cpu')
+    assert 'cameras lost' not in whole.by_fact
+
+
+def test_cells_of_each_sample_add_up_to_the_scores(weights: Path) -> None:
+    source = FakeSource(labels_of=random_labels(4))
+    done = evaluate(weights, source, device='cpu')
+    assert done.cells.shape == (4, len(CONFIG.classes), 3) and done.scenes == ('drive',) * 4
+    for c, name in enumerate(CONFIG.classes):
+        assert tuple(done.cells[:, c].sum(0)) == done.scores.cells(name)
+    alone = evaluate(weights, FakeSource(labels_of=source.labels_of[:1]), device='cpu')
+    np.testing.assert_array_equal(alone.cells[0], done.cells[0])
+
+
+def test_some_of_the_classes_score_as_they_do_among_all(weights: Path) -> None:
+    source, some = FakeSource(labels_of=random_labels(3)), ('vehicle', 'drivable_area')
+    every = evaluate(weights, source, device='cpu', baselines=True)
+    few = evaluate(weights, source, device='cpu', classes=some, baselines=True)
+    assert few.scores.classes == some
+    for name in some:
+        assert few.scores.as_json()['classes'][name] == every.scores.as_json()['classes'][name]
+        for simple in ('frequency', 'ground'):
+            assert few.baselines[simple].iou(name) == every.baselines[simple].iou(name)
+
+
+def test_baselines_do_not_depend_on_the_checkpoint_nor_change_its_scores(weights: Path) -> None:
+    source = FakeSource(labels_of=random_labels(4))
+    with_them = evaluate(weights, source, device='cpu', baselines=True)
+    without = evaluate(weights, source, device='cpu')
+    assert with_them.scores.as_json() == without.scores.as_json() and without.baselines == {}
+    other = checkpoint.Checkpoint(
+        model=make_model(CONFIG, seed=7), card={}, path=Path('other.safetensors')
+    )
+    again = evaluate(other, source, device='cpu', baselines=True)
+    assert again.scores.as_json() != with_them.scores.as_json()
+    for name, scores in with_them.baselines.items():
+        np.testing.assert_array_equal(scores.histogram, again.baselines[name].histogram)
+
+
+# --- networks that remember ----------------------------------------------------------------------
+
+TEMPORAL = make_config(
+    network='bevformer',
+    attention=AttentionConfig(layers=1, heads=2, points=2, hidden=16, temporal=True, frames=3),
+)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MovingSource(FakeSource):
+    """Two scenes, 4 + the rest, two samples a second, the vehicle drives 5 m/s."""
+
+    @property
+    def scenes(self) -> list[str]:
+        return ['one' if i < 4 else 'two' for i in range(len(self))]
+
+    def view_set(self, i: int, *, at_least_px: tuple[int, int] | None = None) -> ViewSet:
+        odom_T_ego = np.eye(4)
+        odom_T_ego[0, 3] = 2.5 * i
+        stamp_ns = 1_000_000_000 + 500_000_000 * i
+        return replace(views_of(i), stamp_ns=stamp_ns, odom_T_ego=odom_T_ego)
+
+
+def chained(model, source: FakeSource, numbers: list[int]):
+    """What a network says of the last one of samples that follow each other."""
+    predictor, memory = Predictor(model, device='cpu'), None
+    for i in numbers:
+        said = predictor(source.view_set(i), memory)
+        memory = said.memory
+    return said.classes
+
+
+@pytest.fixture(scope='module')
+def remembering() -> checkpoint.Checkpoint:
+    return checkpoint.Checkpoint(model=make_model(TEMPORAL), card={}, path=Path('temporal'))
+
+
+def test_a_temporal_network_remembers_the_samples_before_in_the_scene(remembering) -> None:
+    source, shown = MovingSource(labels_of=random_labels(7)), []
+    evaluate(remembering, source, device='cpu', show=shown.append)
+    assert [one.index for one in shown] == [*range(7)]
+    for scored in shown:
+        first = 0 if scored.index < 4 else 4
+        expected = chained(remembering.model, source, [*range(first, scored.index + 1)])
+        np.testing.assert_allclose(scored.probabilities.classes, expected, atol=1e-6)
+    alone = chained(remembering.model, source, [3])
+    assert np.abs(shown[3].probabilities.classes - alone).max() > 1e-4  # it matters
+
+
+def test_predecessors_of_samples_with_gaps_run_unscored(remembering) -> None:
+    source, shown = MovingSource(labels_of=random_labels(12)), []
+    done = evaluate(remembering, source, limit=3, device='cpu', show=shown.append)
+    assert done.indices == (2, 6, 10) == tuple(one.index for one in shown)
+    assert done.scores.samples == 3
+    # What is remembered of 6 still holds a second later, at 8.
+    for scored, chain in zip(shown, ([0, 1, 2], [4, 5, 6], [4, 5, 6, 8, 9, 10]), strict=True):
+        expected = chained(remembering.model, source, chain)
+        np.testing.assert_allclose(scored.probabilities.classes, expected, atol=1e-6)
+
+
+def test_a_temporal_network_without_poses_is_one_line(remembering) -> None:
+    with pytest.raises(ConfigError, match=r'drive/000000 has no pose') as error:
+        evaluate(remembering, FakeSource(labels_of=random_labels(2)), device='cpu')
+    one_line(error)

@@ -13,7 +13,8 @@ from bev_perception.errors import BagError
 from bev_perception.geometry.grid import BevGrid
 from bev_training.data.label_classes import CLASSES
 from bev_training.data.sample import LabelGrids
-from bev_training.evaluation import report
+from bev_training.evaluation import report, report_tables
+from bev_training.evaluation.baselines import Baselines
 from bev_training.evaluation.evaluate import Evaluation, evaluate
 from bev_training.evaluation.pictures import SamplePictures
 from bev_training.evaluation.result_folder import result_folder
@@ -33,7 +34,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
     weights = write_checkpoint(folder / 'tiny.safetensors')
     pictures = SamplePictures(folder, [0, 2], CONFIG.grid)
     source = FakeSource(labels_of=random_labels(3))
-    evaluation = evaluate(weights, source, device='cpu', show=pictures.show)
+    evaluation = evaluate(weights, source, device='cpu', baselines=True, show=pictures.show)
     assert pictures.finish() == folder / 'pictures.png'
     return evaluation, folder
 
@@ -51,6 +52,9 @@ def test_json_tells_what_was_done(done, tmp_path) -> None:
     assert set(described['by_fact']['weather']) == {'clear', 'rain'}
     assert described['by_fact']['weather']['clear']['samples'] == 2
     assert described['data'] == {**DATA, 'samples': 3}
+    assert set(described['by_fact']['cameras lost']) == {'0', '1'}
+    assert set(described['baselines']['scores']) == {'empty', 'frequency', 'ground'}
+    assert described['comparison'] is None and described['robustness'] is None
     assert described['checkpoint']['card'] == {'trained_on': 'nothing (random weights)'}
     assert described['checkpoint']['config']['classes'] == list(CONFIG.classes)
     assert len(described['checkpoint']['sha256']) == 64
@@ -86,11 +90,38 @@ def test_table_has_a_line_per_class(done) -> None:
     assert max(map(len, text.splitlines()[3:])) <= 99
 
 
+def test_every_table_has_the_baselines(done) -> None:
+    evaluation, _ = done
+    scores, simple = evaluation.scores, evaluation.baselines
+    lines = report.score_table(scores, simple).splitlines()
+    assert lines[0].split()[3:8] == ['best', 'at', 'freq', 'ground', 'seen']
+    for name, line in zip(CONFIG.classes, lines[1:4], strict=True):
+        assert line.split()[5:7] == [
+            f'{simple[each].best(name)[1]:.3f}' for each in ('frequency', 'ground')
+        ]
+    explained = [line.split()[0].rstrip(',') for line in lines[5:]]
+    assert explained[3:6] == ['freq', 'ground', 'empty']
+    text = report.evaluation_text(evaluation, data=DATA)
+    assert text.count('frequency, all samples') == 2  # by weather, by lost cameras
+    assert 'baselines   learned from the evaluated data: all 3 samples are of one scene' in text
+    head, rows = report_tables.baseline_rows(scores, simple)
+    assert head == ['class', 'network', 'empty', 'frequency', 'ground', 'lead']
+    for row in rows:
+        others = [simple[name].best(row[0])[1] for name in simple]
+        lead = scores.best(row[0])[1] - max(others)
+        assert row[1:] == [
+            f'{v:.3f}' for v in (scores.best(row[0])[1], *others)
+        ] + [f'{lead:+.3f}']  # fmt: skip
+
+
 def test_a_table_of_all_classes_fits_a_screen() -> None:
     grid = BevGrid(x_range_m=(-60, 60), y_range_m=(-60, 60), cell_m=4)
     lines = report.score_table(PooledScores(CLASSES, grid).result()).splitlines()
     assert max(map(len, lines)) <= 100
     table = lines[: 1 + len(CLASSES)]
+    simple = Baselines(CLASSES, grid, ['a', 'b']).result()
+    with_more = report.score_table(PooledScores(CLASSES, grid).result(), simple).splitlines()
+    assert max(map(len, with_more)) <= 104
     assert len({len(line) for line in table}) == 1  # the last column lies to the right
     assert table[1].split()[1:] == ['-'] * 10
 
@@ -107,7 +138,7 @@ def test_a_line_of_scores_gives_the_other_convention_where_it_differs() -> None:
     pooled = PooledScores(names, grid)
     probability = np.full((3, 1, 4), 0.9, np.float32) * [[[1, 1, 0, 0]]]
     pooled.update(probability, labels, np.array([[1, 1, 1, 0]], bool))
-    assert report.iou_line(pooled.result()) == (
+    assert report_tables.iou_line(pooled.result()) == (
         'walkway 0.67, vehicle 1.00 (all 0.67), pedestrian -'
     )
 
