@@ -81,9 +81,9 @@ def lift_every_camera(features: Tensor, inputs: BevInputs, config: ModelConfig) 
 
 
 def forward_reference(model: BevModel, inputs: BevInputs) -> BevPrediction:
-    b, n = inputs.images.shape[:2]
-    features = model.encoder(inputs.images.flatten(0, 1)).unflatten(0, (b, n))
-    return model.decode(lift_every_camera(features, inputs, model.config))
+    volume = lift_every_camera(model.image_features(inputs), inputs, model.config)
+    heads = model.heads(model.bev_net(volume.features))
+    return BevPrediction(valid=volume.valid.any(1), **heads)
 
 
 FORMS: dict[str, Callable[[BevModel, BevInputs], BevPrediction]] = {

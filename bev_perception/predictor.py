@@ -106,7 +106,10 @@ class Predictor:
         return self._projection[1]
 
     def warm_up(self, cameras: int = 6) -> None:
-        """Run once on black images, so that the first real set is not the slow one."""
+        """Run on black images, so that the first real set is not the slow one.
+
+        A temporal network runs twice: it looks back only where it remembers something.
+        """
         width, height = self.config.image_size_px
         camera = Camera(
             K=np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]]),
@@ -123,7 +126,10 @@ class Predictor:
             )
             for i in range(cameras)
         )
-        self(ViewSet(stamp_ns=1, views=views))
+        black = ViewSet(stamp_ns=1, views=views, odom_T_ego=np.eye(4))
+        memory = self(black).memory
+        if memory is not None:
+            self(black, memory)
         self._projection = None
 
 

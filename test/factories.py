@@ -12,7 +12,10 @@ from bev_perception.geometry.camera import Camera
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.model import checkpoint
 from bev_perception.model.bev_model import BevModel
-from bev_perception.model.config import ModelConfig
+from bev_perception.model.bevformer import DeformableAttention
+from bev_perception.model.config import AttentionConfig, ModelConfig
+from bev_perception.model.lift_table import lift_with_table
+from bev_perception.model.tensors import BevInputs, FeatureVolume
 from bev_perception.views import CameraView, ViewSet
 
 # name -> yaw in degrees, in the default rig's order; together they look all around.
@@ -107,14 +110,20 @@ def make_view_set(
 
 
 def make_config(**values) -> ModelConfig:
-    """A network that runs in milliseconds: 64x32 images, 20 x 16 cells of 1 m, 2 heights."""
+    """A network that runs in milliseconds: 64x32 images, 20 x 16 cells of 1 m, 2 heights; of
+    BEVFormer, 2 layers.
+    """
     grid = BevGrid(x_range_m=(-8, 12), y_range_m=(-8, 8), z_range_m=(-1, 3), cell_m=1, z_cells=2)
     tiny = {'grid': grid, 'image_size_px': (64, 32), 'channels': 8, 'backbone': 'resnet18'}
+    if values.get('network') == 'bevformer':
+        tiny['attention'] = AttentionConfig(layers=2, heads=2, points=4, hidden=16)
     return ModelConfig(**{**tiny, **values})
 
 
 def make_model(config: ModelConfig | None = None, seed: int = 0) -> BevModel:
-    """A random network in evaluation mode, with batch statistics that are not the initial ones."""
+    """A random network in evaluation mode: batch statistics are not the initial ones, and cells
+    do not all look at the same places.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BevModel(config or make_config())
@@ -124,7 +133,17 @@ def make_model(config: ModelConfig | None = None, seed: int = 0) -> BevModel:
                 torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
                 torch.nn.init.uniform_(module.weight, 0.5, 1.5)
                 torch.nn.init.normal_(module.bias, 0, 0.1)
+            elif isinstance(module, DeformableAttention):
+                torch.nn.init.normal_(module.sampling_offsets.weight, 0, 0.3)
+                torch.nn.init.normal_(module.attention_weights.weight, 0, 0.3)
     return model.eval()
+
+
+def lift_features(model: BevModel, inputs: BevInputs) -> FeatureVolume:
+    """What SimpleBEV's network puts into its volume."""
+    table = model.project(inputs).table
+    features = lift_with_table(model.image_features(inputs), table)
+    return FeatureVolume(features=features, valid=table.valid)
 
 
 def write_checkpoint(path: Path, config: ModelConfig | None = None, seed: int = 0) -> Path:

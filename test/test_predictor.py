@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bev_perception.errors import ConfigError, SyncError
+from bev_perception.model.config import NETWORKS
 from bev_perception.occupancy import to_cells
 from bev_perception.predictor import Predictor, choose_device
 from bev_perception.preprocess import prepare
@@ -36,11 +37,12 @@ def plain(model, view_set):
     return out.logits[0].sigmoid().numpy(), out.valid[0].numpy()
 
 
+@pytest.mark.parametrize('network', NETWORKS)
 @pytest.mark.parametrize('backbone', ['resnet18', 'tf_efficientnet_lite0'])
 @pytest.mark.parametrize('missing', [(), ('front', 'back_left')])
-def test_equals_the_plain_model(backbone, missing):
+def test_equals_the_plain_model(network, backbone, missing):
     """Folded batch norms, tables and channels_last memory change nothing."""
-    model = make_model(make_config(backbone=backbone))
+    model = make_model(make_config(network=network, backbone=backbone))
     view_set = make_view_set(missing=missing)
     got = Predictor(model, device='cpu')(view_set)
     expected, valid = plain(model, view_set)
@@ -114,6 +116,47 @@ def test_warm_up(predictor):
     built = predictor.projections_built
     got = predictor(make_view_set())
     assert predictor.projections_built == built + 1 and got.valid.any()
+
+
+def make_temporal():
+    config = make_config(network='bevformer')
+    return make_model(replace(config, attention=replace(config.attention, temporal=True)))
+
+
+def make_drive(sets: int = 3) -> list[ViewSet]:
+    """A vehicle that drives straight on, 0.7 m from set to set."""
+    poses = np.tile(np.eye(4), (sets, 1, 1))
+    poses[:, 0, 3] = 0.7 * np.arange(sets)
+    rigs = [make_rig(fov_deg=70.0 + i) for i in range(sets)]
+    return [make_view_set(rig, odom_T_ego=pose) for rig, pose in zip(rigs, poses, strict=True)]
+
+
+def test_a_temporal_network_says_what_the_plain_one_does_over_a_drive():
+    model, memory, kept = make_temporal(), None, None
+    predictor = Predictor(model, device='cpu')
+    for view_set in make_drive():
+        got = predictor(view_set, kept)
+        with torch.inference_mode():
+            expected = model(prepare(view_set, model.config), memory)
+        np.testing.assert_allclose(got.classes, expected.logits[0].sigmoid(), atol=1e-4)
+        kept, memory = got.memory, expected.memory
+    alone = predictor(view_set)
+    assert np.abs(alone.classes - got.classes).max() > 1e-3
+
+
+def test_a_temporal_network_without_a_pose_answers_and_remembers_nothing():
+    first, *_, last = make_drive()
+    predictor = Predictor(make_temporal(), device='cpu')
+    lost = predictor(replace(last, odom_T_ego=None), predictor(first).memory)
+    assert lost.memory is None
+    np.testing.assert_array_equal(lost.classes, predictor(last).classes)
+
+
+def test_warm_up_of_a_temporal_network_looks_back_too():
+    predictor, befores = Predictor(make_temporal(), device='cpu'), []
+    predictor.model.attention.register_forward_pre_hook(lambda _, args: befores.append(args[2]))
+    predictor.warm_up()
+    assert len(befores) == 2 and befores[0] is None and befores[1][1].any()
 
 
 def test_a_set_without_images(predictor):
@@ -195,11 +238,12 @@ def test_bfloat16_is_close(predictor, model):
 
 
 @needs_gpu
+@pytest.mark.parametrize('network', NETWORKS)
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16', 'float16'])
-def test_gpu_equals_cpu(model, predictor, precision):
-    view_set = make_view_set()
+def test_gpu_equals_cpu(network, precision):
+    model, view_set = make_model(make_config(network=network)), make_view_set()
     got = Predictor(model, device='cuda', precision=precision)(view_set)
-    exact = predictor(view_set)
+    exact = Predictor(model, device='cpu')(view_set)
     atol = 5e-3 if precision == 'float32' else 0.2
     np.testing.assert_allclose(got.classes, exact.classes, atol=atol)
     assert (got.valid == exact.valid).mean() > 0.999

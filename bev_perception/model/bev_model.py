@@ -16,7 +16,7 @@ from bev_perception.model.heads import BevHead
 from bev_perception.model.lift_table import lift_with_table
 from bev_perception.model.memory import align
 from bev_perception.model.projection import Projection, build_projection
-from bev_perception.model.tensors import BevInputs, BevMemory, BevPrediction, FeatureVolume
+from bev_perception.model.tensors import BevInputs, BevMemory, BevPrediction
 
 _SURELY_NOT = -20.0  # logit of cells that the plane of imported weights does not have
 
@@ -49,13 +49,6 @@ class BevModel(nn.Module):
     def project(self, inputs: BevInputs) -> Projection:
         """Return what depends on the cameras alone."""
         return build_projection(self.config, inputs)
-
-    def encode(self, inputs: BevInputs) -> FeatureVolume:
-        """Return the image features in the volume of SimpleBEV."""
-        table = self.project(inputs).table
-        assert table is not None, 'BEVFormer has no volume'
-        features = self.image_features(inputs)
-        return FeatureVolume(features=lift_with_table(features, table), valid=table.valid)
 
     def image_features(self, inputs: BevInputs) -> Tensor:
         """Return (b, n, c, h/8, w/8), of any value where a camera is missing."""
@@ -99,6 +92,13 @@ class BevModel(nn.Module):
             kept = BevMemory(features=plane.detach(), valid=known, odom_T_ego=odom_T_ego)
         return self.bev_net.refine(plane), kept
 
+    def heads(self, plane: Tensor) -> dict[str, Tensor]:
+        """Return what every head says of a plane, by the names of `BevPrediction`."""
+        heads = {'logits': self.head(plane)}
+        if self.config.center_offset:
+            heads |= {'center': self.center_head(plane), 'offset': self.offset_head(plane)}
+        return heads
+
     def forward(self, inputs: BevInputs, memory: BevMemory | None = None) -> BevPrediction:
         """Return what all heads say of a batch of view sets.
 
@@ -109,12 +109,7 @@ class BevModel(nn.Module):
         projection = self.project(inputs)
         features = self.image_features(inputs)
         plane, kept = self.plane(features, projection, inputs.odom_T_ego, memory)
-        heads = {'logits': self.head(plane)}
-        if self.config.center_offset:
-            heads |= {'center': self.center_head(plane), 'offset': self.offset_head(plane)}
-        if projection.to_grid is not None:
-            heads = _in_grid(heads, projection.to_grid)
-        return BevPrediction(valid=projection.valid, memory=kept, **heads)
+        return _in_grid(self.heads(plane), projection, kept)
 
     @torch.inference_mode()
     def infer(
@@ -136,17 +131,17 @@ class BevModel(nn.Module):
         """
         features = self.encoder(images)[None]
         plane, kept = self.plane(features, projection, odom_T_ego, memory)
-        heads = {'logits': self.head(plane)}
-        if projection.to_grid is not None:
-            heads = _in_grid(heads, projection.to_grid)
-        return BevPrediction(valid=projection.valid, memory=kept, **heads)
+        return _in_grid({'logits': self.head(plane)}, projection, kept)
 
 
-def _in_grid(heads: dict[str, Tensor], places: compat.ToGrid) -> dict[str, Tensor]:
-    """Return outputs of a network that has a plane of its own, at the cells of the grid."""
-    out = {}
-    for name, plane in heads.items():
-        offset = name == 'offset'
-        moved = compat.resample(plane, places, 0.0 if offset else _SURELY_NOT)
-        out[name] = compat.turn_offsets(moved, places) if offset else moved
-    return out
+def _in_grid(
+    heads: dict[str, Tensor], projection: Projection, memory: BevMemory | None
+) -> BevPrediction:
+    """Return what the heads say of the grid's cells, also where the plane is another."""
+    places = projection.to_grid
+    if places is not None:
+        offset = heads.pop('offset', None)
+        heads = {k: compat.resample(v, places, _SURELY_NOT) for k, v in heads.items()}
+        if offset is not None:
+            heads['offset'] = compat.turn_offsets(compat.resample(offset, places), places)
+    return BevPrediction(valid=projection.valid, memory=memory, **heads)

@@ -15,6 +15,7 @@ from bev_perception.geometry.grid import BevGrid
 # How many values the settings with several have; None: any number.
 _LENGTHS = {'classes': None, 'obstacle_classes': None, 'image_size_px': 2, 'mean': 3, 'std': 3}
 _CLASS_NAME = re.compile(r'[a-z][a-z0-9_]*')  # it becomes a topic name
+_COMPAT_HEIGHTS = 8  # of simple_bev's own volume, whatever `grid` its output is brought into
 NETWORKS = ('simple_bev', 'bevformer')
 BACKBONES = (
     'tf_efficientnet_lite0',
@@ -60,8 +61,10 @@ class AttentionConfig:
             value = getattr(self, name)
             if not _is_whole(value) or value < 1:
                 raise ConfigError(f'attention.{name} is {value!r}; it must be at least 1')
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f'attention.dropout is {self.dropout}; it must be from 0 to below 1')
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f'attention.dropout is {self.dropout!r}; it must be from 0 to below 1'
+            )
         if not isinstance(self.temporal, bool):
             raise ConfigError(f'attention.temporal is {self.temporal!r}; it is true or false')
 
@@ -160,10 +163,13 @@ class ModelConfig:
             )
         if self.compat and attention.temporal:
             raise ConfigError('attention.temporal: weights of simple_bev know one instant only')
-        if not self.compat and attention.points % self.grid.z_cells:
+        heights, whose = self.grid.z_cells, 'grid.z_cells'
+        if self.compat:
+            heights, whose = _COMPAT_HEIGHTS, "simple_bev's heights"
+        if attention.points % heights:
             raise ConfigError(
-                f'attention.points is {attention.points}; it must be a multiple of grid.z_cells, '
-                f'{self.grid.z_cells}'
+                f'attention.points is {attention.points}; it must be a multiple of {whose}, '
+                f'{heights}'
             )
 
     def to_dict(self) -> dict[str, Any]:

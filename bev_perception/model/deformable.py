@@ -24,7 +24,10 @@ from bev_perception.model.lift import sample
 
 _CORNERS = 4  # rows of a map that a bilinear sample takes
 _MARGIN = 2  # zeros around a map; places outside are pulled into them
-_BLOCK = 2**15  # samples at a time; their temporaries stay in the processor's cache
+# Samples at a time. Their temporaries stay in a processor's cache; a GPU would spend its time on
+# starting so many small kernels, and has the memory for large ones.
+_BLOCK = 2**15
+_GPU_BLOCK = 2**20
 
 
 def attend(values: Tensor, offsets: Tensor, weights: Tensor, anchors: Anchors) -> Tensor:
@@ -175,8 +178,9 @@ class _Sample(torch.autograd.Function):
 
 
 def _blocks(weights: Tensor) -> list[slice]:
-    """Return slices of pairs that are about `_BLOCK` samples each."""
-    step = max(_BLOCK // max(weights[:1].numel(), 1), 1)
+    """Return slices of pairs that are about a block of samples each."""
+    block = _BLOCK if weights.device.type == 'cpu' else _GPU_BLOCK
+    step = max(block // max(weights[:1].numel(), 1), 1)
     return [slice(start, start + step) for start in range(0, len(weights), step)]
 
 

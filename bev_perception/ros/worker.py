@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,6 @@ from bev_perception.ros.grid_output import GridOutput
 from bev_perception.ros.params import BevNodeParams
 from bev_perception.ros.tf_input import TfInput
 from bev_perception.sync import SyncedSet
-from bev_perception.views import ViewSet
 
 if TYPE_CHECKING:
     from bev_perception.ros.bev_node import BevNode
@@ -97,6 +97,7 @@ class Worker:
         p, clock = self._params, Stopwatch(self._health)
         exposures = {n: (frame_id(a.message.header), t) for n, (t, a) in synced.items.items()}
         poses, problems = self._tf.locate(synced.stamp_ns, exposures, p.frames(), p.tf_timeout_s)
+        epoch = self._epoch(synced)
         clock.lap('tf')
         view_set, broken = decode(
             {name: (t, a.message) for name, (t, a) in synced.items.items()},
@@ -117,7 +118,7 @@ class Worker:
         clock.lap('decode')
         inputs = prepare(view_set, self._predictor.config)
         clock.lap('prepare')
-        probabilities = self._predict(inputs, view_set)
+        probabilities = self._predict(inputs, Whereabouts.of(view_set, epoch))
         clock.lap('infer')
         self._output.publish_grids(view_set, probabilities)
         clock.lap('publish')
@@ -126,13 +127,22 @@ class Worker:
         self._health.took('latency', (time.monotonic_ns() - arrived_ns) / 1e9)
         self._output.publish_pictures(view_set, probabilities)
 
-    def _predict(self, inputs: BevInputs, view_set: ViewSet) -> Probabilities:
+    def _epoch(self, synced: SyncedSet[Arrival]) -> Hashable:
+        """Return what two sets have in common where only the vehicle moved between them.
+
+        Calibrations are those in force at the exposures: CameraInfo may be ahead of the images,
+        and a bag that plays again comes to a change that is known already.
+        """
+        cameras = []
+        for name, history in self._rig.cameras.items():
+            stamp_ns = synced.items[name][0] if name in synced.items else synced.stamp_ns
+            cameras.append(history.at(stamp_ns) if history.epoch else None)
+        return (self._tf.tree.static_epoch, self._tf.tree.jumps, *cameras)
+
+    def _predict(self, inputs: BevInputs, now: Whereabouts) -> Probabilities:
         """Run the network, one that is temporal with what it remembers where that still holds."""
         if not self._predictor.config.attention.temporal:
             return self._predictor.predict(inputs)
-        tree, cameras = self._tf.tree, self._rig.cameras.values()
-        epoch = (tree.static_epoch, tree.jumps, *(camera.epoch for camera in cameras))
-        now = Whereabouts.of(view_set, epoch)
         probabilities = self._predictor.predict(inputs, self._recollection.before(now))
         self._recollection.keep(probabilities.memory, now)
         return probabilities

@@ -53,7 +53,9 @@ def by_distance(name: str, scores: Mapping[str, Scores]) -> bytes:
             ax.bar(at, np.nan_to_num(iou), wide, color=_LINES.get(who, (INK, ''))[0], label=who)
         ax.set_xticks(range(len(bands)), [band_name(band).removesuffix(' m') for band in bands])
         ax.set(xlabel='distance from the vehicle, m', ylabel='IoU')
-        ax.set_ylim(top=ax.get_ylim()[1] * 1.35)  # room for the legend
+        top = ax.get_ylim()[1] * 1.35  # room for the legend, without figures that IoU cannot have
+        ax.set_yticks([tick for tick in ax.get_yticks() if tick <= 1])
+        ax.set_ylim(0, top)
         _legend(ax)
 
     return _svg(name, paint)

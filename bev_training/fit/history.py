@@ -28,13 +28,15 @@ def remember(fabric: Fabric, network: BevModel, batch: Batch) -> BevMemory | Non
         batch: on the network's device.
 
     Returns:
-        The memory; None where the batch has no instants before.
+        The memory; None where no sample of the batch has an instant before.
     """
     if not batch.before:
         return None
     network.eval()
     memory = None
     for inputs in batch.before:
+        if not inputs.live.any():
+            continue  # no scene of the batch had begun
         # Weights that autocast casts without gradient must not be those of the step after it.
         with fabric.autocast():
             memory = network(inputs, memory).memory

@@ -13,7 +13,9 @@ from bev_perception.errors import CheckpointError
 from bev_perception.model import checkpoint
 from bev_perception.model.bev_model import BevModel
 
-_MUST_AGREE = ('backbone', 'channels', 'grid', 'mean', 'std')
+_MUST_AGREE = ('backbone', 'channels', 'grid', 'mean', 'std', 'compat')
+# Of two networks with attention: the order of rows of the same number.
+_ATTENTION_MUST_AGREE = ('heads', 'points')
 _CLASS_ROWS = ('head.layers.3.weight', 'head.layers.3.bias')  # one row per class
 
 
@@ -67,18 +69,26 @@ def initialise(model: BevModel, path: str | Path) -> InitReport:
     Encoder and BEV network are taken whole. Rows of the segmentation head are taken for classes
     of the same name; other classes stay random, as do heads that the checkpoint lacks. Images may
     be of another size (pretraining at 224x400 and fine-tuning at 448x800 is OccFeat's table 2).
+    Of another kind of network, or of attention over another number of instants, the parts that
+    both have are taken.
 
     Raises:
-        CheckpointError: no checkpoint of ours, or of another backbone, width, grid or
-            normalisation; the model is then as it was.
+        CheckpointError: no checkpoint of ours, or of another backbone, width, grid, normalisation
+            or layout of attention; the model is then as it was.
     """
     source = checkpoint.load(path)
     old, new = source.model.config, model.config
-    for name in _MUST_AGREE:
-        theirs, ours = getattr(old, name), getattr(new, name)
+    pairs = [(name, getattr(old, name), getattr(new, name)) for name in _MUST_AGREE]
+    if old.network == new.network == 'bevformer':
+        pairs += [
+            (f'attention.{name}', getattr(old.attention, name), getattr(new.attention, name))
+            for name in _ATTENTION_MUST_AGREE
+        ]
+    for name, theirs, ours in pairs:
         if theirs != ours:
             raise CheckpointError(
-                f'{path} cannot be the start: its {name} is {theirs}, the model needs {ours}'
+                f'{path} cannot be the start: its {name} is {theirs or "none"}, '
+                f'the model needs {ours or "none"}'
             )
     given, state = source.model.state_dict(), model.state_dict()
     shared = tuple(name for name in new.classes if name in old.classes)
@@ -86,13 +96,15 @@ def initialise(model: BevModel, path: str | Path) -> InitReport:
     with torch.no_grad():
         for name, target in state.items():
             if name not in given:
-                not_loaded[name] = 'the checkpoint has no such head'
+                not_loaded[name] = 'the checkpoint has no such part'
             elif name in _CLASS_ROWS:
                 _take_rows(target, given[name], new.classes, old.classes)
                 if shared:
                     loaded.append(name)
                 else:
                     not_loaded[name] = 'no class of the same name'
+            elif given[name].shape != target.shape:
+                not_loaded[name] = 'of another shape'
             else:
                 target.copy_(given[name])
                 loaded.append(name)
@@ -100,6 +112,8 @@ def initialise(model: BevModel, path: str | Path) -> InitReport:
     random = [name for name in new.classes if name not in shared]
     if random:
         notes.append(f'classes that start at random: {", ".join(random)}')
+    if old.network != new.network:
+        notes.append(f'the network was {old.network} and is {new.network} now')
     if old.image_size_px != new.image_size_px:
         notes.append(f'images were {old.image_size_px} pixels and are {new.image_size_px} now')
     return InitReport(

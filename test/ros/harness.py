@@ -96,11 +96,17 @@ def image_bytes(name: str, step: int) -> bytes:
 
 
 def drive(rig: RigPublisher, start_ns: int, seconds: float = 3.0) -> None:
-    """Send odometry: 10 m/s along x, pitched nose-down by 3 degrees."""
+    """Send odometry: 10 m/s along x, pitched nose-down by 3 degrees; return when the node has it.
+
+    Images come on other topics and may overtake it, and a set before the oldest pose is lost.
+    """
     pitch = np.radians(3)
     for i in range(int(seconds * 20) + 1):
         pose = rigid.from_quat_xyzw([0, np.sin(pitch / 2), 0, np.cos(pitch / 2)], [0.5 * i, 0, 0])
         rig.send_odom(start_ns + i * 10**9 // 20, pose)
+        if i % 50 == 49:  # the queue holds a hundred
+            rig.wait_odom()
+    rig.wait_odom()
 
 
 class RigPublisher:
@@ -115,6 +121,7 @@ class RigPublisher:
         self.diagnostics: list[DiagnosticArray] = []
         self.images: dict[str, list[Any]] = {}
         self.changed = threading.Condition()
+        self._tf_due = 0
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._static = self.node.create_publisher(TFMessage, '/tf_static', latched)
         self._tf = self.node.create_publisher(TFMessage, '/tf', 100)
@@ -195,6 +202,7 @@ class RigPublisher:
             return all(now.get(key, '0') != before.get(key, '0') for key in counted)
 
         self.wait(probed, 'node receives')
+        self._tf_due = int(self.values()['messages /tf'])
 
     def wait_disconnected(self) -> None:
         """Wait until nobody listens to the images."""
@@ -219,6 +227,15 @@ class RigPublisher:
         """Publish one pose of the vehicle."""
         self._tf.publish(
             TFMessage(transforms=[transform('odom', 'base_link', stamp_ns, odom_T_base)])
+        )
+        self._tf_due += 1
+
+    def wait_odom(self) -> None:
+        """Wait until the node has counted the poses (a probe that it counted late stands for the
+        last one or two of them).
+        """
+        self.wait(
+            lambda: int(self.values().get('messages /tf', '0')) >= self._tf_due, 'poses received'
         )
 
     def send_info(self, name: str, stamp_ns: int, **changes: Any) -> None:

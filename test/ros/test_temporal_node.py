@@ -92,6 +92,12 @@ def published(rig: RigPublisher, start_ns: int, step: int) -> np.ndarray:
     return np.array(message.data).reshape(tiny_config().grid.shape[1:])
 
 
+def send_images(rig: RigPublisher, stamp_ns: int, step: int) -> None:
+    """Send a set without CameraInfo."""
+    for name in YAWS_DEG:
+        rig.send_image(name, stamp_ns, image_bytes(name, step))
+
+
 def close(cells: np.ndarray, wanted: np.ndarray) -> bool:
     """Equal but for roundings of a probability half way between two percents."""
     difference = np.abs(cells.astype(int) - wanted.astype(int))
@@ -127,15 +133,25 @@ def test_the_node_remembers_and_forgets_as_the_core_does(running, temporal: Path
     assert values['memory_reset: no_pose'] == values['memory_reset: odometry_jump'] == '0'
 
     # a camera that is calibrated anew
-    stamp = start + S + 2 * PERIOD
+    stamp = start + S + 6 * PERIOD
     K = camera().K.copy()
     K[0, 0] += 0.5
     rig.send_info('front', stamp, k=K.flatten())
     rig.wait(lambda: rig.values().get('calibration_epochs') == '5', 'new calibration')
-    for name in YAWS_DEG:
-        rig.send_image(name, stamp, image_bytes(name, 2))
-    rig.wait(lambda: rig.grid_at('vehicle', stamp), 'grid of the new calibration')
+    send_images(rig, stamp, 2)
     rig.wait(lambda: rig.values().get('memory_reset: calibration') == '1', 'reset')
+
+    send_images(rig, start + 29 * S // 10, 0)
+    rig.wait(lambda: rig.values().get('memory_used') == '4', 'memory of the new calibration')
+
+    # once more from the start: the same change at the same stamp, of which CameraInfo is known
+    drive(rig, start)
+    send_images(rig, start + S + PERIOD, 1)
+    rig.wait(lambda: rig.values().get('memory_reset: clock_jump') == '2', 'second jump')
+    send_images(rig, stamp, 2)
+    rig.wait(lambda: rig.values().get('memory_reset: calibration') == '2', 'second reset')
+    values = rig.values()
+    assert (values['calibration_epochs'], values['memory_used']) == ('5', '4')
 
 
 def test_without_an_odometry_frame_it_does_not_start(temporal: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_heads_that_are_absent_stay_random_and_are_named(tmp_path):
     assert set(report.not_loaded) == stayed | set(LAST)
     assert all(torch.equal(model.state_dict()[name], fresh[name]) for name in report.not_loaded)
     text = '\n'.join(report.lines())
-    assert 'no such head: center_head, offset_head' in text
+    assert 'no such part: center_head, offset_head' in text
     assert 'no class of the same name: head (2 tensors)' in text
 
 
@@ -77,6 +78,7 @@ def test_images_may_have_another_size(tmp_path):
         ({'channels': 16}, 'channels is 8, the model needs 16'),
         ({'grid': BevGrid(z_cells=2)}, r'grid is .*cell_m=1,.*needs .*cell_m=0\.5'),
         ({'mean': (0.4, 0.4, 0.4)}, 'mean is'),
+        ({'compat': 'simple_bev'}, 'compat is none, the model needs simple_bev'),
     ],
 )
 def test_another_network_is_refused(tmp_path, values, message):
@@ -87,6 +89,30 @@ def test_another_network_is_refused(tmp_path, values, message):
         initialise(model, path)
     assert '\n' not in str(raised.value) and 'a.safetensors' in str(raised.value)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_another_kind_of_network_shares_what_both_have(tmp_path):
+    path = write_checkpoint(tmp_path / 'a.safetensors', seed=1)
+    model, source = make_model(make_config(network='bevformer'), seed=2), make_model(seed=1)
+    report = initialise(model, path)
+    assert {name.split('.')[0] for name in report.not_loaded} == {'attention'}
+    assert {name.rpartition('.0.')[0] for name in report.unused} == {'bev_net.compress'}
+    given = source.state_dict()
+    assert all(torch.equal(model.state_dict()[name], given[name]) for name in report.loaded)
+    assert 'the network was simple_bev and is bevformer now' in report.lines()
+
+
+def test_a_temporal_network_starts_from_one_of_single_instants(tmp_path):
+    config = make_config(network='bevformer')
+    path = write_checkpoint(tmp_path / 'a.safetensors', config, seed=1)
+    temporal = dataclasses.replace(config.attention, temporal=True, layers=3)
+    report = initialise(make_model(make_config(network='bevformer', attention=temporal)), path)
+    reasons = {name: why for name, why in report.not_loaded.items() if 'layers.2' not in name}
+    assert reasons and set(reasons.values()) == {'of another shape'}
+    assert all('self_attention.attention.' in name for name in reasons)
+    others = dataclasses.replace(config.attention, heads=4, points=2)  # as many samples
+    with pytest.raises(CheckpointError, match=r'attention\.heads is 2, the model needs 4'):
+        initialise(make_model(make_config(network='bevformer', attention=others)), path)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):

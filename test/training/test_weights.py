@@ -41,7 +41,10 @@ def test_random_leaves_the_model_as_it_is():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-@pytest.mark.parametrize('backbone', ['resnet18', 'efficientnet_b0'])
+@pytest.mark.parametrize(
+    'backbone',
+    ['resnet18', 'efficientnet_b0', pytest.param('tf_efficientnet_b4', marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize('form', ['model.safetensors', 'net.pth', 'folder', 'state_dict'])
 def test_a_file_with_timm_names_is_loaded(tmp_path, backbone, form):
     state, path = full_network(backbone), tmp_path / form
