@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the pictures of README and docs anew: docs/synthetic.png, docs/demo.png, docs/data.png,
-# docs/augmented.jpg and docs/corruptions.jpg (about six minutes on two cores).
+# docs/augmented.jpg, docs/corruptions.jpg and docs/report.png (about seven minutes on two cores).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -19,3 +19,9 @@ cp "$work"/plots/000*.png docs/data.png
 .venv/bin/bev label "$work/frames" "$work/drive"
 .venv/bin/python docs/augmented_sample.py "$work/frames" docs/augmented.jpg
 .venv/bin/python docs/corruptions.py "$work/frames" docs/corruptions.jpg front 3
+# The upper part of a report, where a Chromium is to be had: CHROMIUM=chromium docs/pictures.sh
+if [[ -n ${CHROMIUM:-} ]]; then
+  .venv/bin/bev evaluate weights/synthetic.safetensors "$work/frames" --out "$work/scores"
+  "$CHROMIUM" --headless --no-sandbox --hide-scrollbars --window-size=1100,1400 \
+    --screenshot="$PWD/docs/report.png" "file://$work/scores/report.html"
+fi

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bev_perception.errors import ConfigError
@@ -18,6 +18,7 @@ from bev_training.evaluation.bootstrap import (
     units_of,
 )
 from bev_training.evaluation.evaluate import Evaluation
+from bev_training.metrics import Scores
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,6 +32,7 @@ class Comparison:
             both tell.
         drawn: what the intervals come from: 'scenes' or 'samples'.
         count: number of these.
+        beside: scores of what needs no network.
     """
 
     other: str
@@ -38,6 +40,7 @@ class Comparison:
     by_class: Mapping[str, Difference]
     drawn: str
     count: int
+    beside: Mapping[str, Scores] = field(default_factory=dict)
 
     def how(self) -> str:
         """Return how the intervals were found."""
@@ -54,14 +57,18 @@ class Comparison:
         return said
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Return (head, rows) of a table."""
-        head = ['class', 'this', 'other', 'difference', 'from', 'to', 'clear']
-        return head, [
-            [name, *(f'{v:.3f}' for v in (of.first, of.second)),
-             *(f'{v:+.3f}' for v in (of.difference, of.low, of.high)), 'yes' if of.clear else 'no']
-            if not math.isnan(of.difference) else [name, *['-'] * 6]
-            for name, of in self.by_class.items()
-        ]  # fmt: skip
+        """Return (head, rows) of a table; its last columns are IoU of what needs no network."""
+        head = ['class', 'this', 'other', 'difference', 'from', 'to', 'clear', *self.beside]
+        rows = []
+        for name, of in self.by_class.items():
+            if math.isnan(of.difference):
+                rows.append([name, *['-'] * (len(head) - 1)])
+                continue
+            rows.append([name, *(f'{v:.3f}' for v in (of.first, of.second))])
+            rows[-1] += [f'{v:+.3f}' for v in (of.difference, of.low, of.high)]
+            rows[-1] += ['yes' if of.clear else 'no']
+            rows[-1] += [f'{scores.iou(name):.3f}' for scores in self.beside.values()]
+        return head, rows
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values; None stands for a class that the truth does not have.
@@ -127,6 +134,7 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
         by_class=dict(zip(classes, found, strict=True)),
         drawn=drawn,
         count=int(units.max()) + 1,
+        beside=first.baselines,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from bev_training.evaluation.robustness import Robustness, mce
@@ -19,11 +20,13 @@ class MeasuredRobustness:
         baseline: of what its errors are set against; None where there is nothing, or no
             corruption.
         against: what that is.
+        beside: scores of what needs no network, on the clean images with all cameras.
     """
 
     of: Robustness
     baseline: Robustness | None
     against: str
+    beside: Mapping[str, Scores] = field(default_factory=dict)
 
     def note(self) -> str:
         """Return what the errors are relative to; '' without them."""
@@ -32,7 +35,9 @@ class MeasuredRobustness:
     def text(self) -> str:
         """Return what the errors are relative to, and both tables."""
         note = self.note()
-        return (f'{note}\n\n' if note else '') + robustness_text(self.of, self.baseline)
+        return (f'{note}\n\n' if note else '') + robustness_text(
+            self.of, self.baseline, self.beside
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values: those of `Robustness.as_json`, 'mce' as `Ratios.as_json` and
@@ -64,7 +69,7 @@ def measured(
     *,
     other: Robustness | None,
     other_name: str,
-    frequency: Scores | None,
+    beside: Mapping[str, Scores],
 ) -> MeasuredRobustness:
     """Return robustness with its baseline: the other checkpoint, or what is there most often.
 
@@ -72,17 +77,19 @@ def measured(
         of: the checkpoint's.
         other: of a second checkpoint, of the same classes; None without.
         other_name: of it.
-        frequency: scores of the baseline that looks at no image; None where it cannot be had.
+        beside: scores of what needs no network; its 'frequency' looks at no image.
     """
+    frequency = beside.get('frequency')
     if not of.corrupted or (other is None and frequency is None):
-        return MeasuredRobustness(of=of, baseline=None, against='')
+        return MeasuredRobustness(of=of, baseline=None, against='', beside=beside)
     if other is not None:
         against = f'{other_name}; below 1 is better than it'
-        return MeasuredRobustness(of=of, baseline=other, against=against)
+        return MeasuredRobustness(of=of, baseline=other, against=against, beside=beside)
     assert frequency is not None
     return MeasuredRobustness(
         of=of,
         baseline=unshaken(frequency, of),
         against="the baseline 'frequency' at 0.5, which looks at no image and so keeps its score; "
         'below 1 is better than it',
+        beside=beside,
     )

@@ -120,7 +120,7 @@ def measure(
             robustness_of(loaded, '', lost_cameras),
             other=None if beside is None else robustness_of(beside, f'{beside.path.name} ', False),
             other_name='' if other is None else str(other.path),
-            frequency=first.baselines.get('frequency'),
+            beside=first.baselines,
         )
     return Measured(
         evaluation=first,

@@ -162,14 +162,14 @@ def _robustness(measured: MeasuredRobustness, there: Sequence[str]) -> list[str]
         parts += [
             heading(f'Robustness against corrupted images (seed {of.seed})'),
             paragraph(note, 'note'),
-            table(*robustness_rows(of, measured.baseline), left=(1,)),
+            table(*robustness_rows(of, measured.baseline, measured.beside), left=(1,)),
             _row(there, 'IoU by strength', lambda name: plots.by_severity(name, of)),
         ]
     if len(of.lost) > 1:
         parts += [
             heading('With lost cameras'),
             paragraph('IoU (visible, at 0.5, known cells).', 'note'),
-            table(*lost_rows(of)),
+            table(*lost_rows(of, measured.beside)),
             plot_row([('IoU by cameras lost', plots.by_lost_cameras(of))]),
         ]
     return parts

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from bev_training.evaluation.corruptions import SEVERITIES
 from bev_training.evaluation.robustness import Robustness, mce, mrr
 from bev_training.inspection.report_text import table
+from bev_training.metrics import Scores
 
 Rows = tuple[list[str], list[list[str]]]  # head, rows
 
@@ -19,9 +21,18 @@ _READING = (
 )
 
 
-def robustness_rows(of: Robustness, baseline: Robustness | None = None) -> Rows:
+def robustness_rows(
+    of: Robustness,
+    baseline: Robustness | None = None,
+    beside: Mapping[str, Scores] | None = None,
+) -> Rows:
     """Return (head, rows) by class and corruption; the first row of a class is the clean score,
-    its last one the mean over corruptions.
+    then corruptions and their mean.
+
+    Args:
+        of: what was measured.
+        baseline: of what errors are relative to.
+        beside: what needs no network, on the clean images: a row each below the mean.
 
     Raises:
         ConfigError: the baseline does not fit; see `mce`.
@@ -48,12 +59,15 @@ def robustness_rows(of: Robustness, baseline: Robustness | None = None) -> Rows:
             said = ['', *map(_said, own), *([_said(error.by_class[name])] if means else [])]
             for row, cell in zip(rows[-len(said) :], said, strict=True):
                 row.append(cell)
+        for what, scores in (beside or {}).items():
+            rows.append([name, f'{what}, clean', *blank, _said(scores.iou(name)), ''])
+            rows[-1] += [] if error is None else ['']
     return head, rows
 
 
-def lost_rows(of: Robustness) -> Rows:
+def lost_rows(of: Robustness, beside: Mapping[str, Scores] | None = None) -> Rows:
     """Return (head, rows): IoU by number of missing cameras, and the share of the known cells
-    that the others see.
+    that the others see; then that of `beside`, which need no network, with all cameras.
     """
     head = ['lost cameras', *of.clean.classes, 'seen cells']
     rows = [
@@ -64,18 +78,25 @@ def lost_rows(of: Robustness) -> Rows:
         ]
         for count, scores in of.lost.items()
     ]
+    for what, scores in (beside or {}).items():
+        ious = [_said(scores.iou(name)) for name in scores.classes]
+        rows.append([f'0, {what}', *ious, _share(scores.coverage())])
     return head, rows
 
 
-def robustness_text(of: Robustness, baseline: Robustness | None = None) -> str:
-    """Return both tables as text.
+def robustness_text(
+    of: Robustness,
+    baseline: Robustness | None = None,
+    beside: Mapping[str, Scores] | None = None,
+) -> str:
+    """Return both tables as text; arguments as of `robustness_rows`.
 
     Raises:
         ConfigError: the baseline does not fit; see `mce`.
     """
     parts = []
     if of.corrupted:
-        head, rows = robustness_rows(of, baseline)
+        head, rows = robustness_rows(of, baseline, beside)
         parts += [f'Robustness against corrupted images (seed {of.seed})']
         parts += table(head, rows, range(2, len(head)))
         parts += [
@@ -84,9 +105,10 @@ def robustness_text(of: Robustness, baseline: Robustness | None = None) -> str:
               if column != 'error' or baseline is not None),
             '',
         ]  # fmt: skip
-    head, rows = lost_rows(of)
-    parts += ["IoU ('visible', at 0.5) by number of lost cameras"]
-    parts += table(head, rows, range(len(head)))
+    if len(of.lost) > 1:
+        head, rows = lost_rows(of, beside)
+        parts += ["IoU ('visible', at 0.5) by number of lost cameras"]
+        parts += table(head, rows, range(1, len(head)))
     return '\n'.join([*parts, ''])
 
 

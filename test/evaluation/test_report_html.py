@@ -141,8 +141,10 @@ def test_the_numbers_are_the_known_ones(page: str) -> None:
     at = rows.index(['class', 'ECE', 'said', 'there', 'cells'])
     assert rows[at + 1][2:] == ['0.5000', '0.3750', '8']  # 4.0 and 3 of 8 cells
     assert rows[at + 2][4] == '7'
-    at = rows.index(['class', 'this', 'other', 'difference', 'from', 'to', 'clear'])
+    head = ['class', 'this', 'other', 'difference', 'from', 'to', 'clear']
+    at = rows.index([*head, 'empty', 'frequency', 'ground'])
     assert rows[at + 1][1:4] == ['0.400', '0.000', '+0.400']
+    assert rows[at + 1][7:9] == ['0.000', '0.500']
     at = rows.index(['class', 'corruption', 'mid', 'mean', 'kept', 'error'])
     # said * 0.6: walkway hits two at 0.54, and says one more of them wrongly
     assert rows[at + 2][:5] == ['walkway', 'fog', '0.500', '0.500', '1.250']

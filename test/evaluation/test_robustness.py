@@ -139,7 +139,13 @@ def test_rows_tell_the_known_figures():
         ['lost cameras', 'road', 'vehicle', 'seen cells'],
         [['0', '0.800', '0.500', '100.0%'], ['1', '0.400', '0.100', '100.0%']],
     )
-    text = robustness_text(OURS, BASELINE)
+    beside = {'frequency': BASELINE.clean}
+    head, rows = robustness_rows(OURS, BASELINE, beside)
+    assert {len(row) for row in rows} == {len(head)}
+    clean = f'{BASELINE.clean.iou("road"):.3f}'
+    assert rows[4] == ['road', 'frequency, clean', '', '', '', clean, '', '']
+    assert lost_rows(OURS, beside)[1][2][:2] == ['0, frequency', clean]
+    text = robustness_text(OURS, BASELINE, beside)
     assert all(word in text for word in ('easy', 'mRR', 'mCE', 'lost cameras', '1.400'))
     only_lost = make((8, 5), fog=(), snow=(), corrupted={})
     assert robustness_rows(only_lost, only_lost)[1] == [
