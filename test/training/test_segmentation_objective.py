@@ -53,7 +53,7 @@ def make_batch(b: int = 3, seed: int = 0) -> tuple[BevPrediction, Targets]:
 
 
 def sliced(values, rows: slice):
-    return type(values)(**{name: value[rows] for name, value in vars(values).items()})
+    return type(values)(**{k: None if v is None else v[rows] for k, v in vars(values).items()})
 
 
 def test_bce_is_the_mean_over_counted_cells_of_a_sample_by_hand():
