@@ -168,8 +168,13 @@ def _robustness(measured: MeasuredRobustness, there: Sequence[str]) -> list[str]
     if len(of.lost) > 1:
         parts += [
             heading('With lost cameras'),
-            paragraph('IoU (visible, at 0.5, known cells).', 'note'),
-            table(*lost_rows(of, measured.beside)),
+            paragraph(
+                'IoU (visible, at 0.5) in the cells that a camera still sees, where the node '
+                'publishes a value, and (dashed) in all known ones: what a network says of cells '
+                'that no camera sees is not trained.',
+                'note',
+            ),
+            table(*lost_rows(of, measured.beside), left=(1,)),
             plot_row([('IoU by cameras lost', plots.by_lost_cameras(of))]),
         ]
     return parts

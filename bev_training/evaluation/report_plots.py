@@ -113,18 +113,22 @@ def by_severity(name: str, of: Robustness) -> bytes:
 
 
 def by_lost_cameras(of: Robustness) -> bytes:
-    """Return IoU over the number of missing cameras, a line for each class."""
+    """Return IoU over the number of missing cameras, a line for each class: where a camera still
+    sees, and dashed in all known cells.
+    """
 
     def paint(ax: Axes) -> None:
         for i, name in enumerate(of.clean.classes):
-            ax.plot(
-                [*of.lost],
-                [each.iou(name) for each in of.lost.values()],
-                color=COLOURS[i % len(COLOURS)],
-                marker=_MARKS[i % len(_MARKS)],
-                markersize=5,
-                label=name,
-            )
+            for region, line in (('seen', '-'), ('known', '--')):
+                ax.plot(
+                    [*of.lost],
+                    [each.iou(name, region=region) for each in of.lost.values()],
+                    line,
+                    color=COLOURS[i % len(COLOURS)],
+                    marker=_MARKS[i % len(_MARKS)] if region == 'seen' else '',
+                    markersize=5,
+                    label=name if region == 'seen' else None,
+                )
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(xlabel='cameras lost', ylabel='IoU')
         ax.set_ylim(bottom=0)

@@ -19,6 +19,11 @@ _READING = (
     ('error', "1 - mean over the baseline's (corruption error); the last row is mCE"),
     ('-', 'the truth does not have the class'),
 )
+LOST_READING = (
+    ('seen', 'cells that a camera still sees: where the node publishes a value'),
+    ('known', 'all cells; what a network says of those that no camera sees is not trained'),
+    ('share', 'of the known cells that are seen'),
+)
 
 
 def robustness_rows(
@@ -66,22 +71,19 @@ def robustness_rows(
 
 
 def lost_rows(of: Robustness, beside: Mapping[str, Scores] | None = None) -> Rows:
-    """Return (head, rows): IoU by number of missing cameras, and the share of the known cells
-    that the others see; then that of `beside`, which need no network, with all cameras.
+    """Return (head, rows): IoU by number of missing cameras, in the cells that the others see and
+    in all known ones, and what share those seen are; then that of `beside`, which need no network,
+    with all cameras.
     """
-    head = ['lost cameras', *of.clean.classes, 'seen cells']
+    named = {str(count): scores for count, scores in of.lost.items()}
+    named |= {f'0, {what}': scores for what, scores in (beside or {}).items()}
     rows = [
-        [
-            str(count),
-            *(_said(scores.iou(name)) for name in scores.classes),
-            _share(scores.coverage()),
-        ]
-        for count, scores in of.lost.items()
+        [what, region, *(_said(scores.iou(name, region=region)) for name in scores.classes)]
+        + [_share(scores.coverage()) if region == 'seen' else '']
+        for what, scores in named.items()
+        for region in ('seen', 'known')
     ]
-    for what, scores in (beside or {}).items():
-        ious = [_said(scores.iou(name)) for name in scores.classes]
-        rows.append([f'0, {what}', *ious, _share(scores.coverage())])
-    return head, rows
+    return ['lost cameras', 'cells', *of.clean.classes, 'share'], rows
 
 
 def robustness_text(
@@ -108,7 +110,8 @@ def robustness_text(
     if len(of.lost) > 1:
         head, rows = lost_rows(of, beside)
         parts += ["IoU ('visible', at 0.5) by number of lost cameras"]
-        parts += table(head, rows, range(1, len(head)))
+        parts += table(head, rows, range(2, len(head)))
+        parts += ['', *(f'  {column:17}{said}' for column, said in LOST_READING)]
     return '\n'.join([*parts, ''])
 
 

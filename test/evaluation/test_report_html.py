@@ -149,8 +149,9 @@ def test_the_numbers_are_the_known_ones(page: str) -> None:
     # said * 0.6: walkway hits two at 0.54, and says one more of them wrongly
     assert rows[at + 2][:5] == ['walkway', 'fog', '0.500', '0.500', '1.250']
     assert rows[at + 2][5] == '1.000'  # frequency has 0.5 too
-    at = rows.index(['lost cameras', *CLASSES, 'seen cells'])
-    assert rows[at + 1][:2] == ['0', '0.400'] and rows[at + 2][:2] == ['1', '0.500']
+    at = rows.index(['lost cameras', 'cells', *CLASSES, 'share'])
+    assert rows[at + 2][:3] == ['0', 'known', '0.400']
+    assert rows[at + 4][:3] == ['1', 'known', '0.500']
 
 
 def test_the_page_needs_nothing_else(page: str) -> None:

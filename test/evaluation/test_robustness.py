@@ -136,15 +136,20 @@ def test_rows_tell_the_known_figures():
     assert [row[-1] for row in rows[:4]] == ['', '0.800', '2.000', '1.400']
     assert {len(row) for row in rows} == {len(head)}
     assert lost_rows(OURS) == (
-        ['lost cameras', 'road', 'vehicle', 'seen cells'],
-        [['0', '0.800', '0.500', '100.0%'], ['1', '0.400', '0.100', '100.0%']],
+        ['lost cameras', 'cells', 'road', 'vehicle', 'share'],
+        [
+            ['0', 'seen', '0.800', '0.500', '100.0%'],
+            ['0', 'known', '0.800', '0.500', ''],
+            ['1', 'seen', '0.400', '0.100', '100.0%'],
+            ['1', 'known', '0.400', '0.100', ''],
+        ],
     )
     beside = {'frequency': BASELINE.clean}
     head, rows = robustness_rows(OURS, BASELINE, beside)
     assert {len(row) for row in rows} == {len(head)}
     clean = f'{BASELINE.clean.iou("road"):.3f}'
     assert rows[4] == ['road', 'frequency, clean', '', '', '', clean, '', '']
-    assert lost_rows(OURS, beside)[1][2][:2] == ['0, frequency', clean]
+    assert lost_rows(OURS, beside)[1][4][:3] == ['0, frequency', 'seen', clean]
     text = robustness_text(OURS, BASELINE, beside)
     assert all(word in text for word in ('easy', 'mRR', 'mCE', 'lost cameras', '1.400'))
     only_lost = make((8, 5), fog=(), snow=(), corrupted={})
