@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from bev_perception.errors import ConfigError
-from bev_perception.model.tensors import BevMemory
+from bev_perception.model.tensors import BevInputs, BevMemory
 from bev_perception.odometry import jumps
+from bev_perception.predictor import Predictor, Probabilities
 from bev_perception.shapes import Rigid
 from bev_perception.views import ViewSet
 
@@ -90,6 +91,18 @@ class Recollection:
     def resets(self) -> Mapping[str, int]:
         """How often a memory was given up or could not be made, by reason."""
         return MappingProxyType(self._resets)
+
+    def predict(self, predictor: Predictor, inputs: BevInputs, now: Whereabouts) -> Probabilities:
+        """Run a temporal network on the next instant, and keep what it remembers of that.
+
+        Args:
+            predictor: the network.
+            inputs: from `preprocess.prepare`.
+            now: when and where they were taken.
+        """
+        said = predictor.predict(inputs, self.before(now))
+        self.keep(said.memory, now)
+        return said
 
     def before(self, now: Whereabouts) -> BevMemory | None:
         """Return the memory that an instant may use; None at a first one.

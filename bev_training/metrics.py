@@ -14,7 +14,7 @@ from bev_perception.errors import BevError, ConfigError
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.shapes import AnyArray, Index, Mask
 from bev_training.data.sample import LabelGrids
-from bev_training.evaluation.calibration import Reliability
+from bev_training.evaluation.calibration import Reliability, plain_number
 
 # (i + 1) / 20 and not 0.05 * i: 0.5 is among them exactly.
 THRESHOLDS = tuple((i + 1) / 20 for i in range(19))
@@ -285,7 +285,7 @@ class Scores:
         """
         return {
             'samples': self.samples,
-            'coverage': _number(self.coverage()),
+            'coverage': plain_number(self.coverage()),
             'classes': {
                 name: {
                     **{each: self._class_json(name, each) for each in CONVENTIONS},
@@ -303,15 +303,15 @@ class Scores:
                 curve = np.where(hit + missed > 0, hit / (hit + false + missed), math.nan)
             threshold, best = self.best(name, convention, region=region)
             by_region[region] = {
-                'iou': _number(self._at_half(name, convention, None, region)),
-                'best': {'threshold': _number(threshold), 'iou': _number(best)},
+                'iou': plain_number(self._at_half(name, convention, None, region)),
+                'best': {'threshold': plain_number(threshold), 'iou': plain_number(best)},
                 'positive_cells': int(hit[0] + missed[0]),
                 'bands': {
-                    band_name(band): _number(self._at_half(name, convention, band, region))
+                    band_name(band): plain_number(self._at_half(name, convention, band, region))
                     for band in self.bands
                 },
                 'by_threshold': {
-                    f'{t:g}': _number(float(v))
+                    f'{t:g}': plain_number(float(v))
                     for t, v in zip(self.thresholds, curve, strict=True)
                 },
             }
@@ -367,7 +367,3 @@ def band_name(band: tuple[float, float]) -> str:
     """Return a band as text: '0-10 m', '50+ m'."""
     low, high = band
     return f'{low:g}+ m' if math.isinf(high) else f'{low:g}-{high:g} m'
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)

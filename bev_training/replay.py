@@ -23,7 +23,7 @@ from bev_perception.model.checkpoint import Checkpoint
 from bev_perception.model.config import ModelConfig
 from bev_perception.occupancy import to_cells
 from bev_perception.predictor import Predictor, Probabilities
-from bev_perception.preprocess import decode_size_px
+from bev_perception.preprocess import decode_size_px, prepare
 from bev_perception.rig import CameraHistory, decode
 from bev_perception.shapes import Cells
 from bev_perception.views import ViewSet
@@ -180,11 +180,11 @@ def replay(
                 selector, watched, at_least_px=decode_size_px(config), executor=pool
             ):
                 asked = time.monotonic()
+                inputs = prepare(view_set, config)
                 if config.attention.temporal:
-                    said = predictor(view_set, recollection.before(now))
-                    recollection.keep(said.memory, now)
+                    said = recollection.predict(predictor, inputs, now)
                 else:
-                    said = predictor(view_set)
+                    said = predictor.predict(inputs)
                 took_s.append(time.monotonic() - asked)
                 cells = to_cells(said.classes, said.valid)
                 out.write(view_set, cells)

@@ -141,11 +141,9 @@ class Worker:
 
     def _predict(self, inputs: BevInputs, now: Whereabouts) -> Probabilities:
         """Run the network, one that is temporal with what it remembers where that still holds."""
-        if not self._predictor.config.attention.temporal:
-            return self._predictor.predict(inputs)
-        probabilities = self._predictor.predict(inputs, self._recollection.before(now))
-        self._recollection.keep(probabilities.memory, now)
-        return probabilities
+        if self._predictor.config.attention.temporal:
+            return self._recollection.predict(self._predictor, inputs, now)
+        return self._predictor.predict(inputs)
 
     @property
     def memory_facts(self) -> dict[str, str]:

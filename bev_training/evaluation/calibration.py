@@ -70,10 +70,13 @@ class Reliability:
         columns = (*self.bounds.T, self.probability, self.share, self.cells)
         names = ('from', 'to', 'probability', 'share')
         return {
-            'ece': _number(self.ece()),
+            'ece': plain_number(self.ece()),
             'steps': [
                 {
-                    **{each: _number(float(v)) for each, v in zip(names, row[:4], strict=True)},
+                    **{
+                        each: plain_number(float(v))
+                        for each, v in zip(names, row[:4], strict=True)
+                    },
                     'cells': int(row[4]),
                 }
                 for row in zip(*columns, strict=True)
@@ -81,5 +84,6 @@ class Reliability:
         }
 
 
-def _number(value: float) -> float | None:
+def plain_number(value: float) -> float | None:
+    """Return a figure as JSON has it: None for NaN, six digits."""
     return None if math.isnan(value) else round(value, 6)

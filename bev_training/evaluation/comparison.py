@@ -17,6 +17,7 @@ from bev_training.evaluation.bootstrap import (
     paired_bootstrap,
     units_of,
 )
+from bev_training.evaluation.calibration import plain_number
 from bev_training.evaluation.evaluate import Evaluation
 from bev_training.metrics import Scores
 
@@ -87,11 +88,11 @@ class Comparison:
             'seed': SEED,
             'classes': {
                 name: {
-                    'iou': _number(of.first),
-                    'other_iou': _number(of.second),
-                    'difference': _number(of.difference),
-                    'low': _number(of.low),
-                    'high': _number(of.high),
+                    'iou': plain_number(of.first),
+                    'other_iou': plain_number(of.second),
+                    'difference': plain_number(of.difference),
+                    'low': plain_number(of.low),
+                    'high': plain_number(of.high),
                     'clear': of.clear,
                 }
                 for name, of in self.by_class.items()
@@ -136,7 +137,3 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
         count=int(units.max()) + 1,
         beside=first.baselines,
     )
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)

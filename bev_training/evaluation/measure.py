@@ -84,7 +84,7 @@ def measure(
         **run,
     )
     sheets.finish()
-    classes, comparison = loaded.model.config.classes, None
+    classes, comparison, second = loaded.model.config.classes, None, None
     common = classes
     if other is not None:
         name = other.path.name
@@ -98,11 +98,14 @@ def measure(
         )
         comparison = compare(first, second)
 
-    def robustness_of(of: Checkpoint, who: str, fewer: bool) -> Robustness:
+    def robustness_of(of: Evaluation, who: str, fewer: bool) -> Robustness:
         return run_robustness(
             lambda change, told: (
-                evaluate(of, source, classes=classes, change=change, progress=told, **run).scores
+                evaluate(
+                    of.checkpoint, source, classes=classes, change=change, progress=told, **run
+                ).scores
             ),
+            clean=of.scores,
             cameras=len(source.cameras),
             corruptions=corruptions,
             severities=severities,
@@ -115,10 +118,10 @@ def measure(
     disturbed = corruptions is None or bool(corruptions)
     if disturbed or lost_cameras:
         # Of the second checkpoint only what corruption errors are relative to.
-        beside = other if disturbed and common == classes else None
+        beside = second if disturbed and common == classes else None
         robustness = measured(
-            robustness_of(loaded, '', lost_cameras),
-            other=None if beside is None else robustness_of(beside, f'{beside.path.name} ', False),
+            robustness_of(first, '', lost_cameras),
+            other=None if beside is None else robustness_of(beside, f'{name} ', False),
             other_name='' if other is None else str(other.path),
             beside=first.baselines,
         )

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from bev_perception.errors import ConfigError
 from bev_perception.views import ViewSet
+from bev_training.evaluation.calibration import plain_number
 from bev_training.evaluation.corruptions import (
     CORRUPTIONS,
     SEVERITIES,
@@ -88,10 +89,10 @@ class Ratios:
     def as_json(self) -> dict[str, Any]:
         """Return the same as plain values, None for NaN."""
         return {
-            'mean': _plain(self.mean),
-            'by_class': {name: _plain(value) for name, value in self.by_class.items()},
+            'mean': plain_number(self.mean),
+            'by_class': {name: plain_number(value) for name, value in self.by_class.items()},
             'by_corruption': {
-                corruption: {name: _plain(value) for name, value in by_class.items()}
+                corruption: {name: plain_number(value) for name, value in by_class.items()}
                 for corruption, by_class in self.by_corruption.items()
             },
         }
@@ -101,6 +102,7 @@ def run_robustness(
     score: Score,
     *,
     cameras: int,
+    clean: Scores | None = None,
     corruptions: Sequence[str] | None = None,
     severities: Sequence[int] = tuple(SEVERITIES),
     lost: Sequence[int] | None = None,
@@ -112,6 +114,7 @@ def run_robustness(
     Args:
         score: asked once for each way; every time of the same samples.
         cameras: of the rig.
+        clean: scores of the images as they are, where they are known already; None asks for them.
         corruptions: names; None takes all that the rig can have (one camera cannot crash and
             leave another).
         severities: 1 easy, 2 mid, 3 hard.
@@ -140,7 +143,8 @@ def run_robustness(
     def run(what: str, change: Change) -> Scores:
         return score(change, lambda done, total: progress(what, done, total))
 
-    clean = run('clean', lambda view_set, key: view_set)
+    if clean is None:
+        clean = run('clean', lambda view_set, key: view_set)
     corrupted = {
         name: {
             severity: run(f'{name} {severity}', _corrupting(name, severity, seed))
@@ -241,7 +245,3 @@ def _mean(values: Sequence[float]) -> float:
 
 def _mean_of_known(values: Sequence[float]) -> float:
     return _mean([value for value in values if not math.isnan(value)])
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)

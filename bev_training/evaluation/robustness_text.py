@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping
 
 from bev_training.evaluation.corruptions import SEVERITIES
+from bev_training.evaluation.report_tables import Rows, said
 from bev_training.evaluation.robustness import Robustness, mce, mrr
 from bev_training.inspection.report_text import table
 from bev_training.metrics import Scores
-
-Rows = tuple[list[str], list[list[str]]]  # head, rows
 
 _READING = (
     ('easy, mid, hard', "IoU at 0.5 ('visible', all known cells) on the corrupted images"),
@@ -49,23 +48,23 @@ def robustness_rows(
     rows = []
     for name in of.clean.classes:
         blank = [''] * len(severities)
-        rows.append([name, 'none', *blank, _said(of.clean.iou(name)), ''])
+        rows.append([name, 'none', *blank, said(of.clean.iou(name)), ''])
         means = []
         for corruption, by_severity in of.corrupted.items():
             ious = [by_severity[s].iou(name) for s in severities]
             means.append(sum(ious) / len(ious))
-            rows.append([name, corruption, *map(_said, ious), _said(means[-1])])
-            rows[-1].append(_said(kept.by_corruption[corruption][name]))
+            rows.append([name, corruption, *map(said, ious), said(means[-1])])
+            rows[-1].append(said(kept.by_corruption[corruption][name]))
         if means:
             mean = sum(means) / len(means)
-            rows.append([name, 'mean', *blank, _said(mean), _said(kept.by_class[name])])
+            rows.append([name, 'mean', *blank, said(mean), said(kept.by_class[name])])
         if error is not None:
             own = [error.by_corruption[corruption][name] for corruption in of.corrupted]
-            said = ['', *map(_said, own), *([_said(error.by_class[name])] if means else [])]
-            for row, cell in zip(rows[-len(said) :], said, strict=True):
+            cells = ['', *map(said, own), *([said(error.by_class[name])] if means else [])]
+            for row, cell in zip(rows[-len(cells) :], cells, strict=True):
                 row.append(cell)
         for what, scores in (beside or {}).items():
-            rows.append([name, f'{what}, clean', *blank, _said(scores.iou(name)), ''])
+            rows.append([name, f'{what}, clean', *blank, said(scores.iou(name)), ''])
             rows[-1] += [] if error is None else ['']
     return head, rows
 
@@ -78,7 +77,7 @@ def lost_rows(of: Robustness, beside: Mapping[str, Scores] | None = None) -> Row
     named = {str(count): scores for count, scores in of.lost.items()}
     named |= {f'0, {what}': scores for what, scores in (beside or {}).items()}
     rows = [
-        [what, region, *(_said(scores.iou(name, region=region)) for name in scores.classes)]
+        [what, region, *(said(scores.iou(name, region=region)) for name in scores.classes)]
         + [_share(scores.coverage()) if region == 'seen' else '']
         for what, scores in named.items()
         for region in ('seen', 'known')
@@ -103,7 +102,7 @@ def robustness_text(
         parts += table(head, rows, range(2, len(head)))
         parts += [
             '',
-            *(f'  {column:17}{said}' for column, said in _READING
+            *(f'  {column:17}{text}' for column, text in _READING
               if column != 'error' or baseline is not None),
             '',
         ]  # fmt: skip
@@ -111,12 +110,8 @@ def robustness_text(
         head, rows = lost_rows(of, beside)
         parts += ["IoU ('visible', at 0.5) by number of lost cameras"]
         parts += table(head, rows, range(2, len(head)))
-        parts += ['', *(f'  {column:17}{said}' for column, said in LOST_READING)]
+        parts += ['', *(f'  {column:17}{text}' for column, text in LOST_READING)]
     return '\n'.join([*parts, ''])
-
-
-def _said(value: float) -> str:
-    return '-' if math.isnan(value) else f'{value:.3f}'
 
 
 def _share(value: float) -> str:

@@ -93,8 +93,7 @@ def run_samples(
         if model.attention.temporal:
             now = source.whereabouts(i)
             now = replace(now, epoch=(source.scenes[i], now.epoch))
-            said = predictor.predict(read.inputs, remembered.before(now))
-            remembered.keep(said.memory, now)
+            said = remembered.predict(predictor, read.inputs, now)
         else:
             said = predictor.predict(read.inputs)
         if i in wanted:

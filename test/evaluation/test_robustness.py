@@ -202,6 +202,12 @@ def test_a_run_can_be_of_a_part_and_of_another_seed():
     assert not np.array_equal(asked[1].views[0].image, other[1].views[0].image)
 
 
+def test_clean_scores_that_are_known_are_not_asked_for_again():
+    out, said, _ = run(clean=OURS.clean, corruptions=['snow'], severities=[1], lost=[])
+    assert [what for what, _, _ in said] == ['snow 1']
+    assert out.clean is OURS.clean and out.lost == {0: OURS.clean}
+
+
 def test_one_camera_is_neither_crashed_nor_lost():
     out, _, _ = run(cameras=1)
     assert tuple(out.corrupted) == CORRUPTIONS[1:]
