@@ -52,8 +52,13 @@ class Predictor:
             precision: `float32`, or the faster `bfloat16` / `float16` (autocast).
 
         Raises:
-            ConfigError: the device or the precision is not to be had.
+            ConfigError: the device or the precision is not to be had, or the model has no head.
         """
+        if not model.config.classes:
+            raise ConfigError(
+                'the network was pretrained only and knows no class yet; `bev finetune --init` '
+                'makes one of it that does'
+            )
         self.device = choose_device(device)
         if precision not in PRECISIONS:
             raise ConfigError(f'precision {precision!r} is unknown; known are {[*PRECISIONS]}')

@@ -16,7 +16,7 @@ from bev_perception.model.heads import BevHead
 from bev_perception.model.lift_table import lift_with_table
 from bev_perception.model.memory import align
 from bev_perception.model.projection import Projection, build_projection
-from bev_perception.model.tensors import BevInputs, BevMemory, BevPrediction
+from bev_perception.model.tensors import BevInputs, BevMemory, BevPlane, BevPrediction
 
 _SURELY_NOT = -20.0  # logit of cells that the plane of imported weights does not have
 
@@ -36,7 +36,8 @@ class BevModel(nn.Module):
         if attends:
             self.attention = BevFormer(replace(config, grid=own))
         self.bev_net = BevNet(config.channels, 0 if attends else own.z_cells)
-        self.head = BevHead(config.channels, len(config.classes))
+        if config.classes:
+            self.head = BevHead(config.channels, len(config.classes))
         if config.center_offset:
             self.center_head = BevHead(config.channels, 1)
             self.offset_head = BevHead(config.channels, 2)
@@ -94,10 +95,21 @@ class BevModel(nn.Module):
 
     def heads(self, plane: Tensor) -> dict[str, Tensor]:
         """Return what every head says of a plane, by the names of `BevPrediction`."""
-        heads = {'logits': self.head(plane)}
+        # Without classes it was pretrained only: the plane is all there is.
+        heads = {'logits': self.head(plane) if self.config.classes else plane[:, :0]}
         if self.config.center_offset:
             heads |= {'center': self.center_head(plane), 'offset': self.offset_head(plane)}
         return heads
+
+    def see(self, inputs: BevInputs, memory: BevMemory | None = None) -> BevPlane:
+        """Return the plane of a batch of view sets, in the grid (not of imported weights, whose
+        plane is their own); arguments as of `forward`.
+        """
+        assert not self.config.compat
+        projection = self.project(inputs)
+        features = self.image_features(inputs)
+        plane, kept = self.plane(features, projection, inputs.odom_T_ego, memory)
+        return BevPlane(features=plane, valid=projection.valid, memory=kept)
 
     def forward(self, inputs: BevInputs, memory: BevMemory | None = None) -> BevPrediction:
         """Return what all heads say of a batch of view sets.

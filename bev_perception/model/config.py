@@ -76,7 +76,8 @@ class ModelConfig:
     Attributes:
         network: 'simple_bev' lifts image features into the volume (Harley et al., 2023);
             'bevformer' lets every cell of the plane look at the images (Li et al., 2022).
-        classes: class names, in the order of the output's channels.
+        classes: class names, in the order of the output's channels; none of a network that was
+            pretrained only, which has no head.
         obstacle_classes: the classes that a planner must not drive into (`~/grid/combined`).
         grid: the BEV volume, gravity-aligned ego frame.
         image_size_px: (width, height) of the images that the network sees.
@@ -121,8 +122,8 @@ class ModelConfig:
                 raise ConfigError(f'classes: {name!r} is no class name (a-z, 0-9, _)')
             if name == 'combined':
                 raise ConfigError("classes: 'combined' is the topic of all obstacle classes")
-        if not self.classes or len(set(self.classes)) != len(self.classes):
-            raise ConfigError(f'classes {self.classes}: at least one, each once')
+        if len(set(self.classes)) != len(self.classes):
+            raise ConfigError(f'classes {self.classes}: each once')
         unknown = set(self.obstacle_classes) - set(self.classes)
         if unknown:
             raise ConfigError(f'obstacle_classes: {sorted(unknown)} not in classes {self.classes}')

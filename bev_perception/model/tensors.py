@@ -56,6 +56,21 @@ class FeatureVolume:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class BevPlane:
+    """What the network knows of every cell, before a head says what that is.
+
+    Attributes:
+        features: (b, c, y, x).
+        valid: (b, y, x) bool, whether a live camera sees any height of the cell.
+        memory: see `BevPrediction`.
+    """
+
+    features: Tensor
+    valid: Tensor
+    memory: BevMemory | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class BevPrediction:
     """The network's output.
 

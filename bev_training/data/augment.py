@@ -18,7 +18,14 @@ import numpy as np
 from bev_perception.model.config import ModelConfig
 from bev_perception.preprocess import decode_size_px, to_pinhole
 from bev_perception.views import CameraView, ViewSet
-from bev_training.data.moves import ego_move, move_boxes, move_labels, move_points, move_views
+from bev_training.data.moves import (
+    ego_move,
+    move_boxes,
+    move_labels,
+    move_points,
+    move_sweep,
+    move_views,
+)
 from bev_training.data.photometric import vary_colors
 from bev_training.data.sample import Sample
 from bev_training.fit.settings import AugmentConfig
@@ -70,6 +77,8 @@ def augment_sequence(
         labels=move_labels(sample.labels, model.grid, new_T_old),
         boxes=move_boxes(sample.boxes, new_T_old),
         points_m=move_points(sample.points_m, new_T_old),
+        sweeps=tuple(move_sweep(sweep, new_T_old) for sweep in sample.sweeps),
+        ego_T_read=new_T_old @ sample.ego_T_read,
     )
     return moved, [move_views(each, new_T_old) for each in earlier]
 

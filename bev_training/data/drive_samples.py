@@ -1,9 +1,9 @@
-"""Labelled drives as samples."""
+"""Drives as samples, with labels or without."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,19 +14,23 @@ from bev_perception.errors import BagError
 from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.memory import Whereabouts
+from bev_perception.shapes import Rigid
 from bev_perception.views import ViewSet
 from bev_training.data.drives import Drive, find_drives
-from bev_training.data.frame import LidarSweep
+from bev_training.data.frame import Calibration, Frame, LidarSweep
+from bev_training.data.image_fingerprint import image_fingerprint
 from bev_training.data.label_store import LabelStore, labels_of, not_local
 from bev_training.data.paths import is_local, to_path
-from bev_training.data.sample import GroundBoxes, LabelGrids
+from bev_training.data.sample import GroundBoxes, LabelGrids, Sweep, no_boxes, no_labels
 from bev_training.data.shards import key_of
+from bev_training.data.sweeps import make_sweep
 
 _OPEN = 64  # drives at once: opening one takes a millisecond, and it holds a quarter of a MB
 
 
 class DriveSamples:
-    """The labelled frames of converted drives; see `SampleSource`.
+    """The frames of converted drives, those with labels or, without classes, all; see
+    `SampleSource`.
 
     Only numbers are kept of every sample, and a few drives are open at a time. Can be pickled, and
     used after a fork; several threads need a copy each (pickled and back).
@@ -35,7 +39,8 @@ class DriveSamples:
         classes: of the labels, in this order.
         grid: of the labels.
         cameras: of all drives.
-        unlabelled: how many drives have no labels, and are left out.
+        lidars: likewise.
+        unlabelled: how many drives have no labels, and are left out; 0 without classes.
     """
 
     def __init__(self, path: Path | str, classes: Sequence[str], grid: BevGrid) -> None:
@@ -44,31 +49,37 @@ class DriveSamples:
         self.unlabelled = 0
         self._folders: list[Path] = []
         rigs: dict[tuple[str, ...], None] = {}
+        lidars: dict[tuple[str, ...], None] = {}
         frames: list[npt.NDArray[np.int32]] = []
         path = to_path(path)
-        if not is_local(path):
+        if self.classes and not is_local(path):
             raise not_local(path)
         for folder in find_drives(path):
-            if not labels_of(folder).exists():
+            if self.classes and not labels_of(folder).exists():
                 self.unlabelled += 1
                 continue
-            drive, store = _opened(folder)
-            store.check(classes, grid)
+            drive, store = _opened(folder, bool(self.classes))
+            if store is not None:
+                store.check(classes, grid)
+            labelled = np.arange(len(drive)) if store is None else np.flatnonzero(store.labelled)
             rigs[drive.cameras] = None
-            frames.append(np.flatnonzero(store.labelled).astype(np.int32))
+            lidars[drive.lidars] = None
+            frames.append(labelled.astype(np.int32))
             self._folders.append(folder)
         if not self._folders:
             raise BagError(
                 f'{path} has no labels; `bev label` writes those of synthetic drives, '
                 'docs/training.md tells how to write your own'
             )
-        largest_first = sorted(rigs, key=len, reverse=True)  # it knows the order of the others
-        self.cameras = tuple(dict.fromkeys(name for rig in largest_first for name in rig))
+        self.cameras, self.lidars = _joined(rigs), _joined(lidars)
         self._frame = np.concatenate(frames)
         self._drive = np.repeat(np.arange(len(frames), dtype=np.int32), [len(f) for f in frames])
         if not len(self._frame):
-            raise BagError(f'{path} has labels, but not of a single frame')
-        self._open: OrderedDict[int, tuple[Drive, LabelStore]] = OrderedDict()
+            lacks = (
+                'labels, but not of a single frame' if self.classes else 'drives without frames'
+            )
+            raise BagError(f'{path} has {lacks}')
+        self._open: OrderedDict[int, tuple[Drive, LabelStore | None]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._frame)
@@ -108,7 +119,10 @@ class DriveSamples:
         Raises:
             BevError: a file is missing or damaged.
         """
-        return self._drive_of(i)[1].grids(int(self._frame[i]), self.classes, self.grid)
+        store = self._drive_of(i)[1]
+        if store is None:
+            return no_labels(self.grid)
+        return store.grids(int(self._frame[i]), self.classes, self.grid)
 
     def boxes(self, i: int) -> GroundBoxes:
         """Return the objects of a sample.
@@ -116,7 +130,8 @@ class DriveSamples:
         Raises:
             BevError: a file is missing or damaged.
         """
-        return self._drive_of(i)[1].boxes(int(self._frame[i]))
+        store = self._drive_of(i)[1]
+        return no_boxes() if store is None else store.boxes(int(self._frame[i]))
 
     def points(self, i: int) -> npt.NDArray[np.float32]:
         """Return the points of all sweeps of a sample, (n, 3), ego frame, motion undone.
@@ -128,6 +143,42 @@ class DriveSamples:
         clouds = [_in_ego(sweep) for sweep in frame.sweeps]
         return np.concatenate([np.empty((0, 3), np.float32), *clouds])
 
+    def sweeps(self, i: int, count: int = 1) -> tuple[Sweep, ...]:
+        """Return sweeps of a sample; see `SampleSource.sweeps`.
+
+        Raises:
+            BevError: something of it, or of a frame before it, is missing or damaged.
+        """
+        drive = self._drive_of(i)[0]
+        found: dict[str, list[Sweep]] = {}
+        for now_T_then, now_ns, frame in _backwards(drive, int(self._frame[i]), count):
+            if not found:
+                found = {n: [] for n in drive.lidars if any(s.lidar == n for s in frame.sweeps)}
+            for sweep in reversed(frame.sweeps):  # the newest first
+                of_lidar = found.get(sweep.lidar)
+                if of_lidar is not None and len(of_lidar) < count:
+                    calibration = drive.calibrations[frame.epoch]
+                    of_lidar.append(_sweep(sweep, calibration, now_T_then, now_ns))
+            if all(len(of_lidar) == count for of_lidar in found.values()):
+                break
+        older = (sweep for of_lidar in found.values() for sweep in of_lidar[1:])
+        nearest = (of_lidar[0] for of_lidar in found.values())
+        return (*nearest, *sorted(older, key=lambda sweep: sweep.age_s))
+
+    def fingerprint(self, i: int) -> str:
+        """Return what tells a sample's images from others; see `SampleSource.fingerprint`.
+
+        Raises:
+            BevError: something of it is missing or damaged.
+        """
+        drive = self._drive_of(i)[0]
+        frame = drive.frame(int(self._frame[i]), sweeps=False)
+        cameras = drive.calibrations[frame.epoch].cameras
+        return image_fingerprint(
+            (v.camera, v.image.data, v.image.format, cameras[v.camera].camera, v.ego_T_cam)
+            for v in frame.views
+        )
+
     @property
     def notes(self) -> tuple[str, ...]:
         """How many drives are left out."""
@@ -137,15 +188,18 @@ class DriveSamples:
         return (f'{self.unlabelled} {what} no labels, left out',)
 
     def facts(self, i: int) -> Mapping[str, str]:
-        """Return what the labels say of a sample's drive, such as its weather."""
-        return dict(self._drive_of(i)[1].facts)
+        """Return what the labels say of a sample's drive, such as its weather; without classes,
+        nothing.
+        """
+        store = self._drive_of(i)[1]
+        return {} if store is None else dict(store.facts)
 
     def _name(self, i: int) -> str:
         return self._folders[self._drive[i]].name
 
-    def _drive_of(self, i: int) -> tuple[Drive, LabelStore]:
+    def _drive_of(self, i: int) -> tuple[Drive, LabelStore | None]:
         number = int(self._drive[i])
-        found = self._open.pop(number, None) or _opened(self._folders[number])
+        found = self._open.pop(number, None) or _opened(self._folders[number], bool(self.classes))
         self._open[number] = found  # the last one used is the last
         while len(self._open) > _OPEN:
             self._open.popitem(last=False)
@@ -153,11 +207,12 @@ class DriveSamples:
 
 
 def open_drives(path: Path | str, classes: Sequence[str], grid: BevGrid) -> DriveSamples:
-    """Open the labelled drives of a folder.
+    """Open the drives of a folder.
 
     Args:
         path: a converted drive, or a folder of them; drives without labels are left out.
-        classes: which labels are wanted, in this order.
+        classes: which labels are wanted, in this order; with none of them, all drives and frames
+            are taken, and no labels are looked for.
         grid: of the labels, or a part of theirs.
 
     Raises:
@@ -167,10 +222,48 @@ def open_drives(path: Path | str, classes: Sequence[str], grid: BevGrid) -> Driv
     return DriveSamples(path, classes, grid)
 
 
-def _opened(folder: Path) -> tuple[Drive, LabelStore]:
-    drive, labels = Drive(folder), LabelStore(labels_of(folder))
-    labels.check_length(len(drive))
-    return drive, labels
+def _opened(folder: Path, labelled: bool) -> tuple[Drive, LabelStore | None]:
+    drive = Drive(folder)
+    if not labelled:
+        return drive, None
+    store = LabelStore(labels_of(folder))
+    store.check_length(len(drive))
+    return drive, store
+
+
+def _joined(lists: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return all names; the longest list knows the order of the others."""
+    longest_first = sorted(lists, key=len, reverse=True)
+    return tuple(dict.fromkeys(name for names in longest_first for name in names))
+
+
+def _backwards(drive: Drive, number: int, count: int) -> Iterator[tuple[Rigid, int, Frame]]:
+    """Yield up to `count` frames, a frame and those before it as far as odometry reaches: each
+    with its ego frame in that of the first, and with the instant of the first.
+    """
+    now = drive.frame(number, images=False)
+    yield np.eye(4), now.stamp_ns, now
+    for _ in range(count - 1):
+        before = drive.links(number)[0]
+        if before is None or now.odom_T_ego is None:
+            return
+        number = before
+        then = drive.frame(number, images=False)
+        if then.odom_T_ego is None:
+            return
+        yield rigid.inverse(now.odom_T_ego) @ then.odom_T_ego, now.stamp_ns, then
+
+
+def _sweep(sweep: LidarSweep, calibration: Calibration, now_T_then: Rigid, now_ns: int) -> Sweep:
+    fields = calibration.lidars[sweep.lidar].fields
+    known = 'intensity' in fields
+    return make_sweep(
+        sweep.lidar,
+        sweep.points[:, :3],
+        sweep.points[:, fields.index('intensity')] if known else None,
+        ego_T_lidar=now_T_then @ sweep.ego_T_lidar,
+        age_s=(now_ns - sweep.stamp_ns) / 1e9,
+    )
 
 
 def _in_ego(sweep: LidarSweep) -> npt.NDArray[np.float32]:

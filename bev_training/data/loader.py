@@ -1,6 +1,6 @@
 """Samples → batches, in processes of their own: read, augment, prepare as the node does, stack.
 
-Training sees one endless stream: random orders of the labelled samples, one after the other.
+Training sees one endless stream: random orders of the samples, one after the other.
 Position p of it alone decides which sample comes and how it is varied, so neither the number of
 processes nor an interruption changes what is learned.
 """
@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bev_perception.errors import BevError, ConfigError
 from bev_perception.model.config import ModelConfig
 from bev_perception.preprocess import decode_size_px
 from bev_perception.views import ViewSet
+from bev_training.data.accumulate import chosen_points
 from bev_training.data.augment import augment_decode_size_px, augment_sequence
+from bev_training.data.lidar_targets import lidar_targets
 from bev_training.data.sample import Sample, SampleSource, read_sample
 from bev_training.data.sample_loader import Place, SampleLoader
 from bev_training.data.sample_tensors import SampleTensors, sample_tensors
 from bev_training.data.sequences import instants_before, instants_wanted
 from bev_training.data.targets import center_targets
+from bev_training.data.teacher_tensors import TeacherTensors, teacher_tensors
 from bev_training.fit.settings import TrainConfig
+from bev_training.teachers.cache import FeatureCache
 
 
 def train_loader(
@@ -35,6 +41,7 @@ def train_loader(
     steps: int,
     rank: int = 0,
     world: int = 1,
+    teacher_cache: FeatureCache | None = None,
 ) -> SampleLoader:
     """Give the batches of optimiser steps `first_step` to `steps`, `accumulate` for each.
 
@@ -43,18 +50,20 @@ def train_loader(
 
     Args:
         source: of the samples; its classes and grid are the model's.
-        indices: the labelled samples.
-        config: the run.
+        indices: the samples to learn from.
+        config: the run; where it needs no labels, batches have what its objectives need instead.
         first_step: where to start, for a resumed run.
         steps: where to end.
         rank: number of this process.
         world: number of processes.
+        teacher_cache: features of the teacher, if they are stored.
 
     Raises:
         ConfigError: there are no samples, or they do not fit the model.
     """
     if not len(indices):
-        raise ConfigError('there is no labelled sample to train on')
+        labelled = '' if config.objectives.pretraining else 'labelled '
+        raise ConfigError(f'there is no {labelled}sample to train on')
     _check_fit(source, config.model)
     first, last = first_step * config.accumulate, steps * config.accumulate
     size = config.batch_size
@@ -67,7 +76,7 @@ def train_loader(
 
     return SampleLoader(
         source,
-        functools.partial(_train_sample, source, config),
+        functools.partial(_train_sample, source, config, teacher_cache),
         __name__,
         plan,
         length=max(0, last - first),
@@ -85,6 +94,8 @@ def eval_loader(
     workers: int,
     rank: int = 0,
     world: int = 1,
+    pretraining: TrainConfig | None = None,
+    teacher_cache: FeatureCache | None = None,
 ) -> SampleLoader:
     """Give samples as the node would see them, each once over all ranks, in order.
 
@@ -99,6 +110,9 @@ def eval_loader(
         workers: processes.
         rank: number of this process.
         world: number of processes.
+        pretraining: a run that needs no labels: batches have what its objectives need, the same
+            each time.
+        teacher_cache: features of its teacher, if they are stored.
 
     Raises:
         ConfigError: the samples do not fit the model.
@@ -112,7 +126,7 @@ def eval_loader(
 
     return SampleLoader(
         source,
-        functools.partial(_eval_sample, source, model),
+        functools.partial(_eval_sample, source, model, pretraining, teacher_cache),
         __name__,
         plan,
         length=-(-len(mine) // batch_size),
@@ -138,10 +152,12 @@ class _Stream:
         return int(self._indices[self._order[at]])
 
 
-def _train_sample(source: SampleSource, config: TrainConfig, place: Place) -> SampleTensors:
+def _train_sample(
+    source: SampleSource, config: TrainConfig, cache: FeatureCache | None, place: Place
+) -> SampleTensors:
     (position, i), model = place, config.model
     at_least_px = augment_decode_size_px(config.augment, model)
-    sample = read_sample(source, i, at_least_px=at_least_px)
+    sample = _read(source, i, at_least_px, config)
     # A seed of its own, so that the variations are the same for every kind of network.
     before = _read_before(source, sample, i, model, at_least_px, [config.seed, position, 2])
     rng = np.random.default_rng([config.seed, position])
@@ -149,14 +165,72 @@ def _train_sample(source: SampleSource, config: TrainConfig, place: Place) -> Sa
     centers = None
     if model.center_offset:
         centers = center_targets(sample.boxes, model.grid, config.data.visibility)
-    return sample_tensors(sample, model, source.cameras, centers, before)
+    return sample_tensors(
+        sample,
+        model,
+        source.cameras,
+        centers,
+        before,
+        lidar=_lidar(sample, config, [config.seed, position, 3]),
+        teacher=_teacher(source, i, sample, config, cache),
+    )
 
 
-def _eval_sample(source: SampleSource, model: ModelConfig, place: Place) -> SampleTensors:
-    at_least_px = decode_size_px(model)
-    sample = read_sample(source, place[1], at_least_px=at_least_px)
-    before = _read_before(source, sample, place[1], model, at_least_px)
-    return sample_tensors(sample, model, source.cameras, before=before)
+def _eval_sample(
+    source: SampleSource,
+    model: ModelConfig,
+    config: TrainConfig | None,
+    cache: FeatureCache | None,
+    place: Place,
+) -> SampleTensors:
+    at_least_px, i = decode_size_px(model), place[1]
+    sample = _read(source, i, at_least_px, config)
+    before = _read_before(source, sample, i, model, at_least_px)
+    return sample_tensors(
+        sample,
+        model,
+        source.cameras,
+        before=before,
+        lidar=_lidar(sample, config, [config.seed, i, 4]) if config else None,
+        teacher=_teacher(source, i, sample, config, cache) if config else None,
+    )
+
+
+def _read(
+    source: SampleSource, i: int, at_least_px: tuple[int, int], config: TrainConfig | None
+) -> Sample:
+    """Read a sample with what a run needs of it."""
+    if config is None or not config.objectives.pretraining:
+        return read_sample(source, i, at_least_px=at_least_px)
+    sample = read_sample(source, i, at_least_px=at_least_px, sweeps=config.lidar.sweeps)
+    # Now, while the axes are the vehicle's: a turned frame would cut out another square.
+    return replace(sample, sweeps=chosen_points(sample.sweeps, config.lidar))
+
+
+def _lidar(sample: Sample, config: TrainConfig, seed: Sequence[int]) -> dict[str, Tensor] | None:
+    """Return a sample's targets of lidar points, if a run learns from those."""
+    objectives = config.objectives
+    if not objectives.pretraining:
+        return None
+    return lidar_targets(
+        sample.sweeps,
+        config.model.grid,
+        img_also=config.img_also if objectives.img_also else None,
+        rng=np.random.default_rng(seed),
+    )
+
+
+def _teacher(
+    source: SampleSource,
+    i: int,
+    sample: Sample,
+    config: TrainConfig,
+    cache: FeatureCache | None,
+) -> TeacherTensors | None:
+    """Return what a teacher sees of a sample, if a run has one."""
+    if not config.has_teacher:
+        return None
+    return teacher_tensors(source, i, sample, config.teacher.size_px, cache)
 
 
 def _read_before(

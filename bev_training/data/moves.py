@@ -1,4 +1,4 @@
-"""Another ego frame for a sample's labels, boxes and points: mirrored, or turned about z.
+"""Another ego frame for a sample's labels, boxes, points and sweeps: mirrored, or turned about z.
 
 The move is `new_T_old`. That of a mirrored frame is a reflection (determinant -1): its inverse is
 still `rigid.inverse`, since its 3x3 part is orthonormal.
@@ -15,7 +15,7 @@ from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.shapes import AnyArray, Index, Mask, Rigid
 from bev_perception.views import ViewSet
-from bev_training.data.sample import GroundBoxes, LabelGrids
+from bev_training.data.sample import GroundBoxes, LabelGrids, Sweep
 
 
 def ego_move(*, flip_x: bool = False, flip_y: bool = False, yaw_rad: float = 0.0) -> Rigid:
@@ -68,6 +68,15 @@ def move_boxes(boxes: GroundBoxes, new_T_old: Rigid) -> GroundBoxes:
 def move_points(points_m: npt.NDArray[np.float32], new_T_old: Rigid) -> npt.NDArray[np.float32]:
     """Return points (n, 3) in the new frame."""
     return rigid.transform_points(new_T_old, points_m.astype(np.float64)).astype(np.float32)
+
+
+def move_sweep(sweep: Sweep, new_T_old: Rigid) -> Sweep:
+    """Return the sweep, with where its sensor was, in the new frame."""
+    return replace(
+        sweep,
+        points_m=move_points(sweep.points_m, new_T_old),
+        origin_m=rigid.transform_points(new_T_old, sweep.origin_m[None])[0],
+    )
 
 
 def move_views(view_set: ViewSet, new_T_old: Rigid) -> ViewSet:

@@ -27,7 +27,7 @@ from bev_training.data.label_classes import OBJECTS
 from bev_training.nuscenes_tables import LIDAR_CHANNEL, Record, pose_of, sensor_name
 from bev_training.outlines import box_bottoms
 
-FORMAT = 1  # changes when the same tables become another index
+FORMAT = 2  # changes when the same tables become another index
 # What counts as which object, by the beginning of the category's name; as in simple_bev, bicycles
 # and motorcycles are vehicles.
 CATEGORIES = {'vehicle.': 'vehicle', 'human.pedestrian.': 'pedestrian'}
@@ -40,6 +40,13 @@ _CAMERA = pa.struct(
         ('file', pa.string()),
         ('stamp_ns', pa.int64()),
         ('ego_T_cam', _POSE),
+    ]
+)
+_SWEEP = pa.struct(
+    [
+        ('file', pa.string()),
+        ('stamp_ns', pa.int64()),
+        ('ego_T_lidar', _POSE),
     ]
 )
 _BOX = pa.struct(
@@ -62,6 +69,7 @@ SCHEMA = pa.schema(
         ('odom_T_ego', _POSE),
         ('lidar_file', pa.string()),
         ('ego_T_lidar', _POSE),
+        ('sweeps', pa.list_(_SWEEP)),  # since the key frame before, the newest first
         ('cameras', pa.list_(_CAMERA)),
         ('boxes', pa.list_(_BOX)),
     ]
@@ -154,9 +162,25 @@ class _Compiler:
             'odom_T_ego': _numbers(odom_T_ego),
             'lidar_file': lidar['filename'],
             'ego_T_lidar': _numbers(rigid.inverse(base_T_ego) @ self._mount(lidar)),
+            'sweeps': list(self._sweeps(lidar, ego_T_odom)),
             'cameras': [camera for camera in cameras if camera is not None],
             'boxes': self._boxes(sample, ego_T_odom),
         }
+
+    def _sweeps(self, key_frame: Record, ego_T_odom: Rigid) -> Iterator[Record]:
+        """Yield the sweeps between a lidar's key frame and the one before it, backwards."""
+        record = key_frame
+        while record.get('prev'):
+            later, record = record, self._nusc.get('sample_data', record['prev'])
+            # A chain that does not lead back in time would not end.
+            if record['is_key_frame'] or record['timestamp'] >= later['timestamp']:
+                return
+            odom_T_base = pose_of(self._nusc.get('ego_pose', record['ego_pose_token']))
+            yield {
+                'file': record['filename'],
+                'stamp_ns': int(record['timestamp']) * 1000,
+                'ego_T_lidar': _numbers(ego_T_odom @ odom_T_base @ self._mount(record)),
+            }
 
     def _camera(self, channel: str, record: Record, ego_T_odom: Rigid) -> Record | None:
         """Return an image's entry, None where the record says that it is no good."""

@@ -62,6 +62,22 @@ class IndexedImage:
     ego_T_cam: Rigid
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class IndexedSweep:
+    """A sweep of LIDAR_TOP.
+
+    Attributes:
+        file: below the data set's folder.
+        stamp_ns: of the sweep.
+        ego_T_lidar: (4, 4) the sensor then, in the gravity-aligned ego frame at the instant of
+            the sample that it belongs to.
+    """
+
+    file: str
+    stamp_ns: int
+    ego_T_lidar: Rigid
+
+
 def default_cache() -> Path:
     """Return the folder for what is computed once."""
     return Path('~/.cache/bev_perception').expanduser()
@@ -145,6 +161,8 @@ class NuscenesIndex:
         self.scene_number: Index = self._column('scene')
         self._images = self._rows.column('cameras')
         self._image_of: Index = self._images.offsets.to_numpy()
+        self._sweeps = self._rows.column('sweeps')
+        self._sweep_of: Index = self._sweeps.offsets.to_numpy()
         self._boxes = self._rows.column('boxes')
         self._box_of: Index = self._boxes.offsets.to_numpy()
 
@@ -174,6 +192,25 @@ class NuscenesIndex:
         """Return LIDAR_TOP's file, below the data set's folder, and ego_T_lidar (4, 4)."""
         return str(self._rows.column('lidar_file')[i].as_py()), self._pose('ego_T_lidar', i)
 
+    def sweeps(self, i: int) -> list[IndexedSweep]:
+        """Return LIDAR_TOP's sweeps of a sample: its key frame, then those since the key frame
+        before, the newest first.
+        """
+        file, ego_T_lidar = self.lidar(i)
+        stamp_ns = int(self.stamps_ns[i])
+        found = [IndexedSweep(file=file, stamp_ns=stamp_ns, ego_T_lidar=ego_T_lidar)]
+        entries = self._sweeps.values
+        poses = entries.field('ego_T_lidar').values.to_numpy().reshape(-1, 4, 4)
+        stamps, files = entries.field('stamp_ns').to_numpy(), entries.field('file')
+        return found + [
+            IndexedSweep(
+                file=str(files[at].as_py()),
+                stamp_ns=int(stamps[at]),
+                ego_T_lidar=poses[at].copy(),
+            )
+            for at in range(self._sweep_of[i], self._sweep_of[i + 1])
+        ]
+
     def images(self, i: int) -> list[IndexedImage]:
         """Return the key frames of a sample's cameras, in the rig's order."""
         entries = self._images.values
@@ -195,7 +232,9 @@ class NuscenesIndex:
         ]
 
     def files(self, rows: Index) -> list[str]:
-        """Return the files of some samples, below the data set's folder: sweeps, then images."""
+        """Return the files of some samples, below the data set's folder: lidar key frames, then
+        images.
+        """
         spans = [np.arange(self._image_of[i], self._image_of[i + 1]) for i in rows.tolist()]
         of_rows = np.concatenate(spans) if spans else np.zeros(0, np.int32)
         sweeps = self._rows.column('lidar_file').take(pa.array(rows))

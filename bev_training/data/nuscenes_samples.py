@@ -1,4 +1,4 @@
-"""Labelled samples of a data set in nuScenes' format, real or of our own town.
+"""Samples of a data set in nuScenes' format, real or of our own town.
 
 The instant of a sample is the stamp of LIDAR_TOP's key frame; everything refers to the
 gravity-aligned ego frame then, and the vehicle's motion until a camera's exposure is in that
@@ -21,18 +21,20 @@ import numpy.typing as npt
 from bev_perception.errors import BagError, ConfigError, MessageError
 from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
-from bev_perception.memory import Whereabouts
+from bev_perception.memory import Whereabouts, break_between
 from bev_perception.rig import CameraHistory, RigPoses, decode
-from bev_perception.shapes import Index
+from bev_perception.shapes import AnyArray, Index
 from bev_perception.views import ViewSet
+from bev_training.data.image_fingerprint import image_fingerprint
 from bev_training.data.label_classes import CLASSES, OBJECTS
 from bev_training.data.label_store import LabelStore
 from bev_training.data.nuscenes_index import NuscenesIndex, open_index
 from bev_training.data.nuscenes_labels import cached_labels
 from bev_training.data.nuscenes_reader import tables_of
 from bev_training.data.nuscenes_splits import scenes_of
-from bev_training.data.sample import GroundBoxes, LabelGrids
-from bev_training.nuscenes_tables import POINT_FIELDS
+from bev_training.data.sample import GroundBoxes, LabelGrids, Sweep, no_boxes, no_labels
+from bev_training.data.sweeps import make_sweep
+from bev_training.nuscenes_tables import LIDAR_CHANNEL, POINT_FIELDS
 from bev_training.synthetic.conditions import WEATHERS
 
 
@@ -51,7 +53,7 @@ def open_nuscenes(
     Args:
         dataroot: folder of the data set: `samples`, `maps` and a folder of tables.
         classes: of the labels, from `label_classes.CLASSES`. Those of the map need the map
-            expansion in DATAROOT/maps/expansion.
+            expansion in DATAROOT/maps/expansion. Without any, no label is computed.
         grid: of the labels.
         split: see `nuscenes_splits.scenes_of`; '' takes the training scenes.
         version: name of the folder of tables; '' takes the only one.
@@ -64,7 +66,7 @@ def open_nuscenes(
     """
     dataroot = Path(dataroot)
     unknown = [name for name in classes if name not in CLASSES]
-    if unknown or not classes:
+    if unknown:
         raise ConfigError(f'classes are {list(classes)}; known are {", ".join(CLASSES)}')
     index = open_index(dataroot, version=version, cache=cache, progress=progress)
     folder = tables_of(dataroot, version or None)
@@ -77,9 +79,11 @@ def open_nuscenes(
     if objects and not index.has_boxes:
         raise BagError(f'{folder} has no annotations, so no labels of {", ".join(objects)}')
     _check_files(dataroot, index, rows)
-    store = cached_labels(
-        index, rows, dataroot=dataroot, classes=classes, grid=grid, progress=progress
-    )
+    store = None
+    if classes:
+        store = cached_labels(
+            index, rows, dataroot=dataroot, classes=classes, grid=grid, progress=progress
+        )
     return NuscenesSamples(dataroot, index, rows, store, classes=classes, grid=grid)
 
 
@@ -95,7 +99,7 @@ class NuscenesSamples:
         dataroot: Path,
         index: NuscenesIndex,
         rows: Index,
-        store: LabelStore,
+        store: LabelStore | None,
         *,
         classes: Sequence[str],
         grid: BevGrid,
@@ -106,7 +110,7 @@ class NuscenesSamples:
             dataroot: folder of the data set.
             index: of it.
             rows: (N,) numbers of the samples in the index.
-            store: their labels, in the same order.
+            store: their labels, in the same order; None without classes.
             classes: of the labels to give.
             grid: of the labels.
 
@@ -114,11 +118,14 @@ class NuscenesSamples:
             ConfigError: the labels lack a class or cells of the grid.
             BagError: they are of another number of samples.
         """
-        if len(store) != len(rows):
-            raise BagError(f'{store.folder} has {len(store)} frames, not {len(rows)}; remove it')
-        store.check(classes, grid)
+        if store is not None:
+            if len(store) != len(rows):
+                raise BagError(
+                    f'{store.folder} has {len(store)} frames, not {len(rows)}; remove it'
+                )
+            store.check(classes, grid)
         self.classes, self.grid = tuple(classes), grid
-        self.cameras = index.cameras
+        self.cameras, self.lidars = index.cameras, (LIDAR_CHANNEL,)
         self.index, self.rows = index, rows
         self._dataroot, self._store = dataroot, store
 
@@ -178,18 +185,17 @@ class NuscenesSamples:
 
     def whereabouts(self, i: int) -> Whereabouts:
         """Return when and where a sample was taken; a scene has one calibration."""
-        row = self._row(i)
-        return Whereabouts(
-            stamp_ns=int(self.index.stamps_ns[row]), odom_T_ego=self.index.odom_T_ego(row)
-        )
+        return self._whereabouts(self._row(i))
 
     def labels(self, i: int) -> LabelGrids:
         """Return the grids of a sample."""
+        if self._store is None:
+            return no_labels(self.grid)
         return self._store.grids(range(len(self))[i], self.classes, self.grid)
 
     def boxes(self, i: int) -> GroundBoxes:
-        """Return the objects of a sample, also of those beside the grid."""
-        return self.index.boxes(self._row(i))
+        """Return the objects of a sample, also of those beside the grid; none without classes."""
+        return no_boxes() if self._store is None else self.index.boxes(self._row(i))
 
     def points(self, i: int) -> npt.NDArray[np.float32]:
         """Return LIDAR_TOP's key frame, (n, 3), ego frame; nuScenes has undone its motion.
@@ -198,15 +204,49 @@ class NuscenesSamples:
             BagError: the file is missing or damaged.
         """
         file, ego_T_lidar = self.index.lidar(self._row(i))
-        data = self._bytes(file)
-        width = 4 * len(POINT_FIELDS)
-        if len(data) % width:
-            raise BagError(
-                f'{self._dataroot / file} has {len(data)} bytes; a point has {width}, so it is '
-                'damaged or of another format'
-            )
-        points = np.frombuffer(data, '<f4').reshape(-1, len(POINT_FIELDS))[:, :3]
+        points = self._points(file)[:, :3]
         return rigid.transform_points(ego_T_lidar, points.astype(np.float64)).astype(np.float32)
+
+    def sweeps(self, i: int, count: int = 1) -> tuple[Sweep, ...]:
+        """Return LIDAR_TOP's key frame, then the sweeps before it, key frames or not, as far as
+        the scene reaches back; see `SampleSource.sweeps`.
+
+        Raises:
+            BagError: a file is missing or damaged.
+        """
+        row = self._row(i)
+        now_ns, scene = int(self.index.stamps_ns[row]), self.index.scene_number[row]
+        ego_T_odom = rigid.inverse(self.index.odom_T_ego(row))
+        found: list[Sweep] = []
+        while True:
+            now_T_then = ego_T_odom @ self.index.odom_T_ego(row)
+            for sweep in self.index.sweeps(row)[: count - len(found)]:
+                points = self._points(sweep.file)
+                found.append(
+                    make_sweep(
+                        LIDAR_CHANNEL,
+                        points[:, :3],
+                        points[:, POINT_FIELDS.index('intensity')],
+                        ego_T_lidar=now_T_then @ sweep.ego_T_lidar,
+                        age_s=(now_ns - sweep.stamp_ns) / 1e9,
+                    )
+                )
+            row -= 1
+            if len(found) == count or row < 0 or self.index.scene_number[row] != scene:
+                return tuple(found)
+            if break_between(self._whereabouts(row), self._whereabouts(row + 1)):
+                return tuple(found)
+
+    def fingerprint(self, i: int) -> str:
+        """Return what tells a sample's images from others; see `SampleSource.fingerprint`.
+
+        Raises:
+            BagError: a file is missing or cannot be read.
+        """
+        return image_fingerprint(
+            (image.camera, self._bytes(image.file), image.format, image.model, image.ego_T_cam)
+            for image in self.index.images(self._row(i))
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -223,6 +263,23 @@ class NuscenesSamples:
 
     def _row(self, i: int) -> int:
         return int(self.rows[range(len(self))[i]])
+
+    def _whereabouts(self, row: int) -> Whereabouts:
+        return Whereabouts(
+            stamp_ns=int(self.index.stamps_ns[row]), odom_T_ego=self.index.odom_T_ego(row)
+        )
+
+    def _points(self, file: str) -> AnyArray:
+        """Return the points of a sweep's file, (n, 5): `POINT_FIELDS`."""
+        data = self._bytes(file)
+        width = 4 * len(POINT_FIELDS)
+        if len(data) % width:
+            raise BagError(
+                f'{self._dataroot / file} has {len(data)} bytes; a point has {width}, so it is '
+                'damaged or of another format'
+            )
+        points: AnyArray = np.frombuffer(data, '<f4').reshape(-1, len(POINT_FIELDS))
+        return points
 
     def _bytes(self, file: str) -> bytes:
         path = self._dataroot / file

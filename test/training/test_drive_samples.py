@@ -137,8 +137,8 @@ def test_cameras_are_in_the_order_of_the_largest_rig(
     rigs = {'a': ('back', 'front'), 'b': ('front_left', 'front', 'back')}
     opened = drive_samples._opened
 
-    def other(folder: Path) -> tuple[Drive, LabelStore]:
-        drive, labels = opened(folder)
+    def other(folder: Path, labelled: bool) -> tuple[Drive, LabelStore | None]:
+        drive, labels = opened(folder, labelled)
         drive.cameras = rigs[folder.name]
         return drive, labels
 

@@ -94,7 +94,7 @@ def test_what_a_recipe_leaves_out_has_its_default(tmp_path):
     ('text', 'said'),
     [
         ('stepz: 3', 'stepz: is no known field'),
-        ('optimizer: {lrr: 1}', 'optimizer.lrr: is no known field; known are lr, weight_decay'),
+        ('optimizer: {lrr: 1}', 'optimizer.lrr: is no known field; known are kind, schedule, lr'),
         ('model: {grid: {cel_m: 1}}', 'model.grid.cel_m: is no known field'),
         ('steps: many', 'steps: is many; it must be a whole number'),
         ('steps: 1.0', 'steps: is 1.0; it must be a whole number'),
