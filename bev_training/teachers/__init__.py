@@ -1,0 +1,1 @@
+"""Networks whose image features are distilled, and where those features are kept."""
