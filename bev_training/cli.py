@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from bev_perception.errors import BevError
+from bev_training.cli_ablate import add_ablate
 from bev_training.cli_convert import add_convert
 from bev_training.cli_evaluate import add_evaluate
+from bev_training.cli_features import add_features
 from bev_training.cli_finetune import add_finetune
 from bev_training.cli_import import add_import
 from bev_training.cli_inspect import add_inspect
 from bev_training.cli_label import add_label
+from bev_training.cli_pretrain import add_pretrain
 from bev_training.cli_replay import add_replay
 from bev_training.cli_synth import add_preview, add_synth
 from bev_training.stopping import stoppable
@@ -150,8 +153,11 @@ def _parser() -> argparse.ArgumentParser:
     add_convert(verbs)
     add_inspect(verbs)
     add_label(verbs)
+    add_pretrain(verbs)
     add_finetune(verbs)
     add_evaluate(verbs)
+    add_features(verbs)
+    add_ablate(verbs)
     add_replay(verbs)
     add_import(verbs)
     return parser

@@ -53,7 +53,7 @@ def evaluate(chosen: argparse.Namespace) -> None:
         check_labels(other, config.classes, config.grid, common)
     from bev_training.data.sources import open_source
 
-    split = chosen.split or _default_split(chosen.data)
+    split = chosen.split or default_split(chosen.data)
     with _bar(chosen) as show:
         source = open_source(
             chosen.data,
@@ -134,7 +134,7 @@ def _write_html(path: Path, measured: Measured, described: dict[str, Any]) -> No
         raise BagError(f'{path} cannot be written: {error.strerror}') from error
 
 
-def _default_split(data: str) -> str:
+def default_split(data: str) -> str:
     """Return 'val' for a data set in nuScenes' format, whose default is what to train on."""
     from bev_training.data.sources import has_tables
 

@@ -57,7 +57,7 @@ def draw_sheet(
         BagError: the picture cannot be written.
     """
     names, valid = tuple(classes), cells[0] >= 0
-    places = _places(tuple(images))
+    places = camera_places(tuple(images))
     rows = max((row for row, _ in places.values()), default=-1) + 1
     step = 1 if labels is None else 2  # rows of panels: the truth lies below
     panels = len(names) + (3 if labels is None else 2)  # all, coverage, and the text
@@ -134,7 +134,7 @@ def _legend(labels: LabelGrids | None) -> str:
     return text + '.'
 
 
-def _places(names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
+def camera_places(names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
     """Return row and column by camera: around the vehicle where names tell, else in order.
 
     Of the six cameras that names tell of, those without an image have their place, too.

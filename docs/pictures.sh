@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the pictures of README and docs anew: docs/synthetic.png, docs/demo.png, docs/data.png,
-# docs/augmented.jpg, docs/corruptions.jpg and docs/report.png (about seven minutes on two cores).
+# docs/augmented.jpg, docs/corruptions.jpg, docs/occfeat.jpg and docs/report.png (about seven minutes
+# on two cores).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -19,6 +20,10 @@ cp "$work"/plots/000*.png docs/data.png
 .venv/bin/bev label "$work/frames" "$work/drive"
 .venv/bin/python docs/augmented_sample.py "$work/frames" docs/augmented.jpg
 .venv/bin/python docs/corruptions.py "$work/frames" docs/corruptions.jpg front 3
+# How OccFeat pretrains, with the tensors of a run: OCCFEAT=runs/occfeat docs/pictures.sh
+if [[ -n ${OCCFEAT:-} ]]; then
+  .venv/bin/python docs/occfeat.py "$OCCFEAT" "$work/frames" docs/occfeat.jpg 3
+fi
 # The upper part of a report, where a Chromium is to be had: CHROMIUM=chromium docs/pictures.sh
 if [[ -n ${CHROMIUM:-} ]]; then
   .venv/bin/bev evaluate weights/synthetic.safetensors "$work/frames" --out "$work/scores"

@@ -18,6 +18,8 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 def labels_said(config: TrainConfig, chosen: int, total: int) -> str:
     """Return how many samples are labelled, and how they were drawn."""
     data = config.data
+    if config.objectives.pretraining and chosen == total:
+        return f'all {total} samples, without labels'
     if data.labels_file:
         return f'{chosen} of {total} samples, those of {data.labels_file}'
     if data.labels_percent == 100:

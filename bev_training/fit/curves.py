@@ -17,31 +17,32 @@ from bev_training.fit.table import read_columns
 _INK, _PAPER, _LINE = '#e8eaed', '#17181c', '#33353c'
 
 
-def draw_curves(path: Path, table: Path, classes: tuple[str, ...], title: str) -> None:
+def draw_curves(path: Path, table: Path, scores: tuple[str, ...], title: str, said: str) -> None:
     """Draw the learning curve.
 
     Args:
         path: PNG to write.
         table: metrics.csv of the run.
-        classes: names, in the network's order.
+        scores: names of what a validation finds, such as the network's classes.
         title: what was trained.
+        said: what the scores are.
 
     Raises:
         OSError: it cannot be written.
     """
     columns = read_columns(table)
-    scored = [name for name in classes if columns.get(f'val_{name}')]
+    scored = [name for name in scores if columns.get(f'val_{name}')]
     figure = Figure(figsize=(13 if scored else 7, 4.6), dpi=110, facecolor=_PAPER)
     axes = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
     _draw_loss(axes[0], columns)
     if scored:
         for name in scored:
             # Colours of areas are dark: they are made to have lines upon them.
-            color = 0.4 + 0.6 * np.array(class_color(name, classes.index(name))) / 255
+            color = 0.4 + 0.6 * np.array(class_color(name, scores.index(name))) / 255
             steps, iou = zip(*columns[f'val_{name}'], strict=True)
             best = max(iou)
             axes[1].plot(steps, iou, marker='o', ms=3, color=color, label=f'{name} {best:.3f}')
-        _style(axes[1], 'validation IoU at 0.5; highest in the legend')
+        _style(axes[1], said)
         axes[1].set_ylim(0, 1)
         axes[1].set_xlim(axes[0].get_xlim())  # the same steps below both
     figure.suptitle(title, color=_INK, fontsize=10)

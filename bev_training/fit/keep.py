@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from safetensors.torch import save
+
+from bev_training.data.paths import write_whole
 from bev_training.fit import out_folder, ranks
 from bev_training.fit.card import make_card
 from bev_training.fit.curves import draw_curves
 from bev_training.fit.prepare import Run
+from bev_training.fit.recipes import as_yaml
 from bev_training.fit.state import random_states, save_state
+from bev_training.objectives.pretraining import PretrainingObjective
 
 
 def keep_state(run: Run, *, pending: dict[str, float] | None) -> None:
@@ -54,21 +59,53 @@ def keep_network(run: Run, name: str) -> None:
     ranks.on_rank_zero(run.fabric, write)
 
 
+def keep_objective(run: Run) -> None:
+    """Write the heads that pretraining learned beside the network, for pictures of what it knows;
+    the network itself goes on without them.
+
+    Raises:
+        BevError: it cannot be written.
+    """
+    objective, teaching = run.learner.objective, run.learner.teaching
+    if not isinstance(objective, PretrainingObjective):
+        return
+    content = save(
+        {
+            name: value.detach().cpu().contiguous()
+            for name, value in objective.state_dict().items()
+        },
+        {
+            'config': as_yaml(run.config),
+            'teacher_channels': str(teaching.teacher.channels if teaching else 0),
+        },
+    )
+
+    def write() -> None:
+        with out_folder.writing(run.out):
+            write_whole(run.out / out_folder.OBJECTIVE, content)
+
+    ranks.on_rank_zero(run.fabric, write)
+
+
 def keep_picture(run: Run) -> None:
     """Draw the learning curve.
 
     Raises:
         BevError: it cannot be written.
     """
+    objective, model = run.learner.objective, run.config.model
+    scores, said = model.classes, 'validation IoU at 0.5; highest in the legend'
+    if isinstance(objective, PretrainingObjective):
+        scores, said = objective.score_names, 'validation; highest in the legend'
 
     def write() -> None:
-        model = run.config.model
         with out_folder.writing(run.out):
             draw_curves(
                 run.out / out_folder.CURVE,
                 run.out / out_folder.TABLE,
-                model.classes,
+                scores,
                 f'{model.backbone}, {run.labels}',
+                said,
             )
 
     ranks.on_rank_zero(run.fabric, write)

@@ -20,7 +20,10 @@ from bev_training.fit.ranks import agree, gathered, summed
 from bev_training.fit.schedule import freeze, make_optimizer, train_mode
 from bev_training.fit.settings import TrainConfig
 from bev_training.fit.stop import Stop
+from bev_training.fit.teaching import Teaching
+from bev_training.objectives.pretraining import PretrainingObjective
 from bev_training.objectives.segmentation import SegmentationObjective
+from bev_training.teachers.cache import FeatureCache
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -47,7 +50,13 @@ class Learner:
     """A network with its objective, optimiser, schedule and running average."""
 
     def __init__(
-        self, fabric: Fabric, network: BevModel, config: TrainConfig, *, steps: int
+        self,
+        fabric: Fabric,
+        network: BevModel,
+        config: TrainConfig,
+        *,
+        steps: int,
+        teaching: Teaching | None = None,
     ) -> None:
         """Put everything on its device.
 
@@ -56,9 +65,16 @@ class Learner:
             network: it is changed in place.
             config: the run.
             steps: length of the schedule.
+            teaching: gives the features that are to be learned, if any are.
         """
-        self.fabric, self.config = fabric, config
-        self.objective = SegmentationObjective(config)
+        self.fabric, self.config, self.teaching = fabric, config, teaching
+        self.objective: SegmentationObjective | PretrainingObjective
+        if config.objectives.pretraining:
+            self.objective = PretrainingObjective(
+                config, teaching.teacher.channels if teaching else 0
+            )
+        else:
+            self.objective = SegmentationObjective(config)
         freeze(network, config.optimizer)
         if fabric.world_size > 1 and fabric.device.type == 'cuda':
             from timm.layers import convert_sync_batchnorm
@@ -78,6 +94,11 @@ class Learner:
     def columns(self) -> tuple[str, ...]:
         """Names of a step's values."""
         return ('lr', *self.objective.names, 'grad_norm')
+
+    @property
+    def cache(self) -> FeatureCache | None:
+        """The teacher's stored features, where there are any."""
+        return self.teaching.cache if self.teaching else None
 
     @property
     def kept(self) -> BevModel:
@@ -101,7 +122,7 @@ class Learner:
         """
         parts, keys = [], []
         for remaining in reversed(range(self.config.accumulate)):
-            batch = self._next(batches).to(self.fabric.device)
+            batch = self.completed(self._next(batches).to(self.fabric.device))
             memory = remember(self.fabric, self.network, batch)
             train_mode(self.network, self.config.optimizer)
             with self.fabric.no_backward_sync(self._module, enabled=remaining > 0):
@@ -128,6 +149,10 @@ class Learner:
             self.ema.update(self.network, number)
         values = dict(zip(self.columns, (lr, *means, norm_mean), strict=True))
         return Step(values=values, stopped=stopped > 0)
+
+    def completed(self, batch: Batch) -> Batch:
+        """Return a batch with all that the objective needs."""
+        return self.teaching.complete(batch) if self.teaching else batch
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         error, batch = None, None
@@ -211,11 +236,15 @@ class _Sealed:
 class _WithLoss(nn.Module):
     """Network and objective in one, so that both take part in what processes share."""
 
-    def __init__(self, network: BevModel, objective: SegmentationObjective) -> None:
+    def __init__(
+        self, network: BevModel, objective: SegmentationObjective | PretrainingObjective
+    ) -> None:
         super().__init__()
         self.network, self.objective = network, objective
 
     def forward(self, sealed: _Sealed) -> dict[str, Tensor]:
         batch = sealed.batch
+        if isinstance(self.objective, PretrainingObjective):
+            return self.objective.loss(self.network.see(batch.inputs, sealed.memory), batch)
         prediction = self.network(batch.inputs, sealed.memory)
         return self.objective.loss(prediction, batch.targets)

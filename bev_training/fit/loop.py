@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from bev_perception.errors import BevError
+from bev_training.data.batch import Batch
 from bev_training.data.loader import eval_loader, train_loader
 from bev_training.data.sample import SampleSource
 from bev_training.fit import out_folder, ranks
-from bev_training.fit.keep import keep_network, keep_picture, keep_state
+from bev_training.fit.keep import keep_network, keep_objective, keep_picture, keep_state
 from bev_training.fit.prepare import Run, Say, prepare, reproducible
 from bev_training.fit.settings import TrainConfig
 from bev_training.fit.state import undisturbed
@@ -28,6 +30,8 @@ from bev_training.fit.validate import (
     scores_json,
     validate,
 )
+from bev_training.fit.validate_pretraining import validate_pretraining
+from bev_training.objectives.pretraining import PretrainingObjective
 
 if TYPE_CHECKING:
     from bev_training.fit.run_data import Progress
@@ -109,6 +113,7 @@ def fit(
         )
         _train(run, bar)
         keep_network(run, out_folder.FINAL)
+        keep_objective(run)
         keep_picture(run)
     return FitResult(
         out=run.out,
@@ -123,7 +128,7 @@ def fit(
 def _train(run: Run, bar: bool) -> None:
     """Take all steps that are left."""
     config, state = run.config, run.state
-    said = 'bev finetune: stopping after this step ...' if run.first else ''
+    said = f'{config.verb}: stopping after this step ...' if run.first else ''
     with ExitStack() as stack:
         stop = stack.enter_context(noticed(said))
         table = _open_table(run, stack)
@@ -132,7 +137,7 @@ def _train(run: Run, bar: bool) -> None:
                 total=run.steps,
                 initial=state.step,
                 unit='step',
-                desc='bev finetune',
+                desc=config.verb,
                 disable=not (bar and run.first),
                 smoothing=0.05,
             )
@@ -151,6 +156,7 @@ def _train(run: Run, bar: bool) -> None:
             steps=run.steps,
             rank=run.fabric.global_rank,
             world=run.fabric.world_size,
+            teacher_cache=run.learner.cache,
         )
         batches = undisturbed(iter(loader))
         while state.step < run.steps:
@@ -195,7 +201,7 @@ def _validate(run: Run, table: RunTable | None, row: dict[str, float], stop: Sto
     Raises:
         KeyboardInterrupt: it was stopped; the run will go on with this validation.
     """
-    config, state, fabric = run.config, run.state, run.fabric
+    config, fabric = run.config, run.fabric
     assert run.val is not None
     batches = eval_loader(
         run.val,
@@ -205,8 +211,31 @@ def _validate(run: Run, table: RunTable | None, row: dict[str, float], stop: Sto
         workers=config.data.workers,
         rank=fabric.global_rank,
         world=fabric.world_size,
+        pretraining=config if config.objectives.pretraining else None,
+        teacher_cache=run.learner.cache,
     )
-    scores = validate(fabric, run.learner.kept, undisturbed(iter(batches)), stop)
+    found = _scored(run, undisturbed(iter(batches)), stop)
+    _note(run, table, {**row, **found})
+    keep_state(run, pending=None)
+    keep_picture(run)
+
+
+def _scored(run: Run, batches: Iterator[Batch], stop: Stop) -> dict[str, float]:
+    """Score the network, say and keep what came out, and return it as columns of the table.
+
+    Raises:
+        KeyboardInterrupt: it was stopped.
+    """
+    config, state, learner = run.config, run.state, run.learner
+    if config.objectives.pretraining:
+        found = validate_pretraining(run.fabric, learner, batches, stop)
+        if found is None:
+            raise KeyboardInterrupt
+        state.scores = {'step': state.step, **{k: round(v, 6) for k, v in found.items()}}
+        said = ', '.join(f'{name} {value:.3f}' for name, value in found.items())
+        run.say(f'step {state.step}: {said or "nothing to score"}')
+        return {f'val_{name}': value for name, value in found.items()}
+    scores = validate(run.fabric, learner.kept, batches, stop)
     if scores is None:
         raise KeyboardInterrupt
     visibility = config.data.visibility
@@ -216,9 +245,7 @@ def _validate(run: Run, table: RunTable | None, row: dict[str, float], stop: Sto
         state.best = (mean, state.step)
         keep_network(run, out_folder.BEST)
     run.say(f'step {state.step}: {describe(scores, visibility)}')
-    _note(run, table, {**row, **score_row(scores, visibility)})
-    keep_state(run, pending=None)
-    keep_picture(run)
+    return score_row(scores, visibility)
 
 
 def _note(run: Run, table: RunTable | None, row: dict[str, float]) -> None:
@@ -233,8 +260,7 @@ def _open_table(run: Run, stack: ExitStack) -> RunTable | None:
 
     def open_table() -> None:
         done = run.state.step - (run.state.pending is not None)
-        scores = score_columns(run.config.model.classes) if run.val is not None else ()
-        columns = (*run.learner.columns, 'samples_per_s', *scores)
+        columns = (*run.learner.columns, 'samples_per_s', *_score_columns(run))
         with out_folder.writing(run.out):
             table = stack.enter_context(RunTable(run.out, columns, steps_done=done))
         if not table.on_board:
@@ -243,6 +269,14 @@ def _open_table(run: Run, stack: ExitStack) -> RunTable | None:
 
     ranks.on_rank_zero(run.fabric, open_table)
     return tables[0] if tables else None
+
+
+def _score_columns(run: Run) -> tuple[str, ...]:
+    if run.val is None:
+        return ()
+    if isinstance(run.learner.objective, PretrainingObjective):
+        return tuple(f'val_{name}' for name in run.learner.objective.score_names)
+    return score_columns(run.config.model.classes)
 
 
 def _due(step: int, every: int) -> bool:

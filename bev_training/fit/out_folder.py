@@ -16,7 +16,8 @@ from bev_training.folders import entries
 
 CONFIG, LABELS, STATE, TABLE = 'config.yaml', 'labels.txt', 'last.ckpt', 'metrics.csv'
 BEST, FINAL, CURVE = 'best.safetensors', 'final.safetensors', 'learning_curve.png'
-_OURS = {CONFIG, LABELS, STATE, TABLE, BEST, FINAL, CURVE, 'tensorboard'}
+OBJECTIVE = 'pretraining.safetensors'  # of `bev pretrain`
+_OURS = {CONFIG, LABELS, STATE, TABLE, BEST, FINAL, CURVE, OBJECTIVE, 'tensorboard'}
 
 
 def begin(out: Path, *, resume: bool) -> bool:

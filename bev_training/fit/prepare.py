@@ -23,6 +23,7 @@ from bev_training.fit.recipes import as_yaml
 from bev_training.fit.schedule import count_steps
 from bev_training.fit.settings import TrainConfig
 from bev_training.fit.state import RunState, labels_digest, load_state, restore_random_states
+from bev_training.fit.teaching import open_teaching
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -46,7 +47,7 @@ class Run:
         labels: how many those are, in words.
         digest: tells them from others.
         steps: optimiser steps.
-        learner: what learns.
+        learner: what learns; `learner.teaching` is what it learns features from, if it does.
         state: where the run is; changed in place.
     """
 
@@ -106,9 +107,14 @@ def prepare(
     if val is not None:
         run_data.check_val(val, config)
     ranks.rank_zero_first(fabric, lambda: run_data.check_poses(source, val, config))
+    ranks.rank_zero_first(fabric, lambda: run_data.check_lidar(source, val, config))
     indices = ranks.rank_zero_first(fabric, lambda: choose_labels(source, config.data))
     digest = labels_digest([source.keys[i] for i in indices])
     steps = count_steps(config, len(indices), world)
+    said = say if first else lambda line: None
+    teaching = open_teaching(fabric, config)
+    if teaching is not None:
+        teaching.prepare(fabric, source, indices, val, said, progress)
     network = BevModel(config.model)
     if going_on:
         state = ranks.rank_zero_first(
@@ -117,7 +123,7 @@ def prepare(
     else:
         origin = ranks.rank_zero_first(fabric, lambda: _start_weights(network, config, init))
         state = RunState(origin=origin)
-    learner = Learner(fabric, network, config, steps=steps)
+    learner = Learner(fabric, network, config, steps=steps, teaching=teaching)
     if going_on:
         learner.load(state.weights)
         state.weights = {}  # as much memory again
@@ -130,7 +136,7 @@ def prepare(
         config=config,
         out=out,
         command=command,
-        say=say if first else lambda line: None,
+        say=said,
         source=source,
         val=val,
         indices=indices,
@@ -178,7 +184,7 @@ def _tell(run: Run, going_on: bool) -> None:
         f'network: {model.backbone}, {every / 1e6:.2f} M weights, '
         f'{"all" if learning == every else f"{learning / 1e6:.2f} M"} of them learn; '
         f'{model.image_size_px[0]}x{model.image_size_px[1]} px to {x}x{y} cells of '
-        f'{model.grid.cell_m:g} m; {", ".join(model.classes)}'
+        f'{model.grid.cell_m:g} m; {", ".join(model.classes) or _objectives_said(config)}'
     )
     for line in run.state.origin:
         run.say(f'weights: {line}')
@@ -192,6 +198,12 @@ def _tell(run: Run, going_on: bool) -> None:
     )
     if going_on:
         run.say(f'going on after step {run.state.step}')
+
+
+def _objectives_said(config: TrainConfig) -> str:
+    """Return what is learned without labels."""
+    names = (name for name, weight in vars(config.objectives).items() if weight)
+    return f'pretraining with {" and ".join(names)}'
 
 
 def _seed(seed: int) -> None:

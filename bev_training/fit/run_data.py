@@ -77,6 +77,22 @@ def check_poses(train: SampleSource, val: SampleSource | None, config: TrainConf
             check_motion(source, config.model)
 
 
+def check_lidar(train: SampleSource, val: SampleSource | None, config: TrainConfig) -> None:
+    """Refuse data without a lidar where targets are made of its points.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not config.objectives.pretraining:
+        return
+    for source, path in ((train, config.data.train), (val, config.data.val)):
+        if source is not None and not source.lidars:
+            raise ConfigError(
+                f'{path or "the data"} has no lidar, of which the targets of pretraining are '
+                'made; convert recordings that have one (`bev inspect` lists the topics)'
+            )
+
+
 def _open(
     config: TrainConfig, path: str, split: str, version: str, progress: Progress | None
 ) -> SampleSource:

@@ -1,4 +1,4 @@
-"""Which weights learn, at which rate: AdamW with a OneCycle schedule."""
+"""Which weights learn, at which rate."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim import Adam, AdamW
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from bev_perception.model.bev_model import BevModel
 from bev_training.fit.settings import OptimizerConfig, TrainConfig
@@ -40,7 +40,7 @@ def train_mode(network: BevModel, config: OptimizerConfig) -> None:
 
 def make_optimizer(
     network: BevModel, objective: nn.Module, config: OptimizerConfig, steps: int
-) -> tuple[AdamW, OneCycleLR]:
+) -> tuple[Adam, LRScheduler]:
     """Return the optimiser and its schedule over so many steps.
 
     The last group of parameters has the full rate; before it stands the backbone, where it learns.
@@ -50,11 +50,20 @@ def make_optimizer(
     of_trunk = set(map(id, network.encoder.trunk.parameters()))
     rest = [p for p in network.parameters() if id(p) not in of_trunk]
     rest += objective.parameters()
-    groups = [{'params': trunk}] if trunk else []
+    groups = [trunk] if trunk else []
     rates = [config.lr * config.backbone_lr_scale] if trunk else []
-    optimizer = AdamW(
-        [*groups, {'params': rest}], lr=config.lr, eps=1e-8, weight_decay=config.weight_decay
+    kind = {'adamw': AdamW, 'adam': Adam}[config.kind]
+    optimizer = kind(
+        [
+            {'params': params, 'lr': lr}
+            for params, lr in zip([*groups, rest], [*rates, config.lr], strict=True)
+        ],
+        lr=config.lr,
+        eps=1e-8,
+        weight_decay=config.weight_decay,
     )
+    if config.schedule == 'constant':
+        return optimizer, ConstantLR(optimizer, factor=1.0)
     share = config.warmup_share
     if math.isclose(share * steps, 1):  # torch takes the first step for 0, and divides by that
         share *= 1 - 1e-6

@@ -27,6 +27,7 @@ _FORMAT = 'bev finetune/1'
 _FREE = frozenset(
     {'data.train', 'data.val', 'data.cache', 'data.labels_file', 'data.workers'}
     | {'validate_every', 'save_every', 'accelerator', 'half_weights'}
+    | {'teacher.weights', 'teacher.cache', 'teacher.cache_gb'}
 )
 
 

@@ -1,0 +1,1 @@
+"""What a pretrained network says of single voxels, as pictures."""
