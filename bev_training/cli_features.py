@@ -14,6 +14,7 @@ from bev_training.cli_evaluate import default_split
 
 _KIND = 'features'
 _JSON = f'{_KIND}.json'
+_THRESHOLD = 0.5
 
 
 def features(chosen: argparse.Namespace) -> None:
@@ -51,10 +52,11 @@ def features(chosen: argparse.Namespace) -> None:
         cache=Path(config.data.cache) if config.data.cache else None,
     )
     indices = drawing.choose_samples(source, chosen.sample, chosen.samples)
+    by_lidar = source.lidars and chosen.threshold is None
     wishes = drawing.Wishes(
         voxels_m=tuple(chosen.voxel),
-        occupied=chosen.occupied,
-        threshold=chosen.threshold,
+        occupied=chosen.occupied or ('lidar' if by_lidar else 'predicted'),
+        threshold=_THRESHOLD if chosen.threshold is None else chosen.threshold,
         radius_m=chosen.radius,
         rerun=chosen.rerun,
     )
@@ -117,7 +119,7 @@ def _above_zero(text: str) -> float:
 
 _HELP = """\
 Draw what a network learned with `bev pretrain` (occfeat) predicts: the features of the voxels that
-it holds occupied and a camera sees.
+hold a lidar point, or that it takes for occupied, and that a camera sees.
 
   OUT/features.png                     all samples, in the same colours
   OUT/samples/NN_KEY_features.png      one sample: voxels over the images, from outside, from above
@@ -139,7 +141,7 @@ examples:
   bev features runs/occfeat frames/val --out pictures
   bev features runs/occfeat frames/val --out pictures --sample drive-0003/000012 --voxel 12,-3,0.8
   bev features runs/occfeat frames/val --out pictures --teacher --rerun
-  bev features runs/occfeat /data/nuscenes --out pictures --samples 4 --occupied lidar
+  bev features runs/occfeat /data/nuscenes --out pictures --samples 4 --occupied predicted
 """
 
 
@@ -182,15 +184,15 @@ def add_features(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     add(
         '--occupied',
         choices=('predicted', 'lidar'),
-        default='predicted',
-        help='which voxels: those predicted to be occupied, or those with a lidar point',
+        help='which voxels: those with a lidar point (where there is a lidar), or those predicted '
+        'to be occupied',
     )
     add(
         '--threshold',
         type=_above_zero,
-        default=0.5,
         metavar='P',
-        help='probability from which a voxel is occupied (0.5)',
+        help='predicted to be occupied: with at least this probability '
+        f'({_THRESHOLD:g}; implies --occupied predicted)',
     )
     add(
         '--radius',

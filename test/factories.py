@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,6 +70,11 @@ def make_rig(
 
 def make_image(size_px: tuple[int, int] = (64, 32), seed: int = 0) -> np.ndarray:
     """A natural-looking image: smooth gradients, edges and a little texture."""
+    return _image(tuple(size_px), seed).copy()
+
+
+@functools.lru_cache(maxsize=16)  # a tiny training asks for the same ones hundreds of times
+def _image(size_px: tuple[int, int], seed: int) -> np.ndarray:
     width, height = size_px
     rng = np.random.default_rng(seed)
     v, u = np.mgrid[0:height, 0:width]

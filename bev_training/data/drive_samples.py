@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,7 +15,7 @@ from bev_perception.errors import BagError
 from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.memory import Whereabouts
-from bev_perception.shapes import Rigid
+from bev_perception.shapes import Mask, Rigid
 from bev_perception.views import ViewSet
 from bev_training.data.drives import Drive, find_drives
 from bev_training.data.frame import Calibration, Frame, LidarSweep
@@ -178,6 +179,19 @@ class DriveSamples:
             (v.camera, v.image.data, v.image.format, cameras[v.camera].camera, v.ego_T_cam)
             for v in frame.views
         )
+
+    @cached_property
+    def has_points(self) -> Mask:
+        """See `SampleSource.has_points`; looked up in the drives' indices once.
+
+        Raises:
+            BagError: an index is missing or damaged.
+        """
+        found: Mask = np.zeros(len(self), bool)
+        for number, folder in enumerate(self._folders):
+            counts, rows = Drive(folder).point_counts, self._drive == number
+            found[rows] = np.asarray(counts)[self._frame[rows]] > 0
+        return found
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -127,6 +127,15 @@ class Drive:
         """
         return tuple(self._index.column('sequence'))
 
+    @cached_property
+    def point_counts(self) -> tuple[int, ...]:
+        """Lidar points of all frames, of all their sweeps together.
+
+        Raises:
+            BagError: the index is damaged.
+        """
+        return tuple(sum(s['points'] for s in sweeps) for sweeps in self._index.column('sweeps'))
+
     def links(self, i: int) -> tuple[int | None, int | None]:
         """Return the numbers of the frames before and after, None where there is no neighbour.
 

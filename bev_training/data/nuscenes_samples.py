@@ -23,7 +23,7 @@ from bev_perception.geometry import rigid
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.memory import Whereabouts, break_between
 from bev_perception.rig import CameraHistory, RigPoses, decode
-from bev_perception.shapes import AnyArray, Index
+from bev_perception.shapes import AnyArray, Index, Mask
 from bev_perception.views import ViewSet
 from bev_training.data.image_fingerprint import image_fingerprint
 from bev_training.data.label_classes import CLASSES, OBJECTS
@@ -247,6 +247,11 @@ class NuscenesSamples:
             (image.camera, self._bytes(image.file), image.format, image.model, image.ego_T_cam)
             for image in self.index.images(self._row(i))
         )
+
+    @property
+    def has_points(self) -> Mask:
+        """All samples: a key frame of LIDAR_TOP is what makes one."""
+        return np.ones(len(self), bool)
 
     @property
     def notes(self) -> tuple[str, ...]:

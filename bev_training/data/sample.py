@@ -184,6 +184,12 @@ class SampleSource(Protocol):
     def lidars(self) -> tuple[str, ...]:
         """Names of all lidars that its samples may have."""
 
+    @property
+    def has_points(self) -> Mask:
+        """(N,) whether a lidar's sweep belongs to a sample and has points, wherever those lie;
+        no sweep is read for that.
+        """
+
     def facts(self, i: int) -> Mapping[str, str]:
         """Return what else is known of a sample, such as its weather or its place."""
 

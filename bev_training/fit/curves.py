@@ -17,7 +17,9 @@ from bev_training.fit.table import read_columns
 _INK, _PAPER, _LINE = '#e8eaed', '#17181c', '#33353c'
 
 
-def draw_curves(path: Path, table: Path, scores: tuple[str, ...], title: str, said: str) -> None:
+def draw_curves(
+    path: Path, table: Path, scores: tuple[str, ...], title: str, *, iou: bool
+) -> None:
     """Draw the learning curve.
 
     Args:
@@ -25,7 +27,7 @@ def draw_curves(path: Path, table: Path, scores: tuple[str, ...], title: str, sa
         table: metrics.csv of the run.
         scores: names of what a validation finds, such as the network's classes.
         title: what was trained.
-        said: what the scores are.
+        iou: whether the scores are IoU at 0.5, of which the highest is told, else the last.
 
     Raises:
         OSError: it cannot be written.
@@ -39,10 +41,11 @@ def draw_curves(path: Path, table: Path, scores: tuple[str, ...], title: str, sa
         for name in scored:
             # Colours of areas are dark: they are made to have lines upon them.
             color = 0.4 + 0.6 * np.array(class_color(name, scores.index(name))) / 255
-            steps, iou = zip(*columns[f'val_{name}'], strict=True)
-            best = max(iou)
-            axes[1].plot(steps, iou, marker='o', ms=3, color=color, label=f'{name} {best:.3f}')
-        _style(axes[1], said)
+            steps, values = zip(*columns[f'val_{name}'], strict=True)
+            told = max(values) if iou else values[-1]
+            axes[1].plot(steps, values, marker='o', ms=3, color=color, label=f'{name} {told:.3f}')
+        what, which = ('validation IoU at 0.5', 'highest') if iou else ('validation', 'last')
+        _style(axes[1], f'{what}; {which} in the legend')
         axes[1].set_ylim(0, 1)
         axes[1].set_xlim(axes[0].get_xlim())  # the same steps below both
     figure.suptitle(title, color=_INK, fontsize=10)

@@ -94,9 +94,9 @@ def keep_picture(run: Run) -> None:
         BevError: it cannot be written.
     """
     objective, model = run.learner.objective, run.config.model
-    scores, said = model.classes, 'validation IoU at 0.5; highest in the legend'
+    scores, iou = model.classes, True
     if isinstance(objective, PretrainingObjective):
-        scores, said = objective.score_names, 'validation; highest in the legend'
+        scores, iou = objective.score_names, False
 
     def write() -> None:
         with out_folder.writing(run.out):
@@ -105,7 +105,7 @@ def keep_picture(run: Run) -> None:
                 run.out / out_folder.TABLE,
                 scores,
                 f'{model.backbone}, {run.labels}',
-                said,
+                iou=iou,
             )
 
     ranks.on_rank_zero(run.fabric, write)

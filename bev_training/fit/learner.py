@@ -122,7 +122,7 @@ class Learner:
         """
         parts, keys = [], []
         for remaining in reversed(range(self.config.accumulate)):
-            batch = self.completed(self._next(batches).to(self.fabric.device))
+            batch = self._next(batches)
             memory = remember(self.fabric, self.network, batch)
             train_mode(self.network, self.config.optimizer)
             with self.fabric.no_backward_sync(self._module, enabled=remaining > 0):
@@ -157,7 +157,7 @@ class Learner:
     def _next(self, batches: Iterator[Batch]) -> Batch:
         error, batch = None, None
         try:
-            batch = next(batches)
+            batch = self.completed(next(batches).to(self.fabric.device))
         except BevError as raised:
             error = raised
         agree(self.fabric, error)

@@ -205,7 +205,7 @@ def _validate(run: Run, table: RunTable | None, row: dict[str, float], stop: Sto
     assert run.val is not None
     batches = eval_loader(
         run.val,
-        range(len(run.val)),
+        run.val_indices,
         model=config.model,
         batch_size=config.batch_size,
         workers=config.data.workers,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,9 @@ class Run:
         say: called with lines that tell what happens; does nothing on ranks above 0.
         source: samples to learn from.
         val: samples to be scored on.
-        indices: the labelled ones of `source`.
+        indices: those of `source` to learn from: the labelled ones; without labels, those with
+            lidar points.
+        val_indices: likewise of `val`; all of it where there are labels.
         labels: how many those are, in words.
         digest: tells them from others.
         steps: optimiser steps.
@@ -59,6 +61,7 @@ class Run:
     source: SampleSource
     val: SampleSource | None
     indices: list[int]
+    val_indices: Sequence[int]
     labels: str
     digest: str
     steps: int
@@ -96,7 +99,6 @@ def prepare(
         BevError: something cannot be used; one line.
     """
     first, world = fabric.global_rank == 0, fabric.world_size
-    _seed(config.seed)
     progress = progress if first else None
     going_on = ranks.on_rank_zero(fabric, lambda: out_folder.begin(out, resume=resume))
     if train is None:
@@ -107,22 +109,39 @@ def prepare(
     if val is not None:
         run_data.check_val(val, config)
     ranks.rank_zero_first(fabric, lambda: run_data.check_poses(source, val, config))
-    ranks.rank_zero_first(fabric, lambda: run_data.check_lidar(source, val, config))
-    indices = ranks.rank_zero_first(fabric, lambda: choose_labels(source, config.data))
+    indices = ranks.rank_zero_first(
+        fabric,
+        lambda: run_data.worth_learning(
+            source, choose_labels(source, config.data), config, config.data.train
+        ),
+    )
+    val_indices: Sequence[int] = ()
+    if val is not None:
+        held_out = val
+        val_indices = ranks.rank_zero_first(
+            fabric,
+            lambda: run_data.worth_learning(
+                held_out, range(len(held_out)), config, config.data.val or config.data.train
+            ),
+        )
     digest = labels_digest([source.keys[i] for i in indices])
     steps = count_steps(config, len(indices), world)
     said = say if first else lambda line: None
     teaching = open_teaching(fabric, config)
-    if teaching is not None:
-        teaching.prepare(fabric, source, indices, val, said, progress)
+    # Only now: other data and another teacher draw other numbers, or none.
+    _seed(config.seed)
     network = BevModel(config.model)
+    teacher = teaching.teacher.digest if teaching is not None else ''
     if going_on:
         state = ranks.rank_zero_first(
-            fabric, lambda: load_state(out / out_folder.STATE, config, digest, world)
+            fabric, lambda: load_state(out / out_folder.STATE, config, digest, world, teacher)
         )
     else:
         origin = ranks.rank_zero_first(fabric, lambda: _start_weights(network, config, init))
-        state = RunState(origin=origin)
+        state = RunState(origin=origin, teacher=teacher)
+    # What may be refused comes before what may take an hour.
+    if teaching is not None:
+        teaching.prepare(fabric, source, indices, val, val_indices, said, progress)
     learner = Learner(fabric, network, config, steps=steps, teaching=teaching)
     if going_on:
         learner.load(state.weights)
@@ -140,7 +159,8 @@ def prepare(
         source=source,
         val=val,
         indices=indices,
-        labels=labels_said(config, len(indices), len(source)),
+        val_indices=val_indices,
+        labels=labels_said(config, len(indices), run_data.count_worth_learning(source, config)),
         digest=digest,
         steps=steps,
         learner=learner,
@@ -171,10 +191,10 @@ def _write_settings(run: Run) -> None:
 def _tell(run: Run, going_on: bool) -> None:
     """Say what is about to happen."""
     config, model, world = run.config, run.config.model, run.fabric.world_size
-    val = f'{len(run.val)} samples' if run.val is not None else 'none'
+    val = f'{len(run.val_indices)} samples' if run.val is not None else 'none'
     run.say(f'samples: {run.labels}; validation: {val}')
     for name, source in (('training', run.source), ('validation', run.val)):
-        for note in source.notes if source is not None else ():
+        for note in run_data.notes(source, config) if source is not None else ():
             run.say(f'{name}: {note}')
     weights = list(run.learner.network.parameters())
     every = sum(p.numel() for p in weights)

@@ -52,7 +52,6 @@ def start(config: TrainConfig) -> Fabric:
     logging.getLogger('lightning_fabric').setLevel(logging.WARNING)
     warnings.filterwarnings('ignore', message='Grad strides do not match bucket view strides')
     unused = config.model.center_offset and not (config.loss.center and config.loss.offset)
-    unused |= config.objectives.pretraining  # no voxel of a batch may have a feature
     strategy: Any = 'auto'
     if world > 1:
         strategy = DDPStrategy(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bev_perception.errors import ConfigError
@@ -23,7 +23,8 @@ def open_train(config: TrainConfig, progress: Progress | None = None) -> SampleS
     """
     data = config.data
     if not data.train:
-        raise ConfigError('data.train is empty; give --train DIR, a folder of labelled data')
+        what = 'drives' if config.objectives.pretraining else 'labelled data'
+        raise ConfigError(f'data.train is empty; give --train DIR, a folder of {what}')
     return _open(config, data.train, data.train_split, data.version, progress)
 
 
@@ -55,7 +56,8 @@ def check_val(val: SampleSource, config: TrainConfig) -> None:
         ConfigError: there is no sample, or classes or grid are not the model's.
     """
     if not len(val):
-        raise ConfigError(f'{config.data.val or "the validation data"} has no labelled sample')
+        labelled = '' if config.objectives.pretraining else 'labelled '
+        raise ConfigError(f'{config.data.val or "the validation data"} has no {labelled}sample')
     model = config.model
     for what, has, wanted in (
         ('classes', val.classes, model.classes),
@@ -77,20 +79,49 @@ def check_poses(train: SampleSource, val: SampleSource | None, config: TrainConf
             check_motion(source, config.model)
 
 
-def check_lidar(train: SampleSource, val: SampleSource | None, config: TrainConfig) -> None:
-    """Refuse data without a lidar where targets are made of its points.
+def worth_learning(
+    source: SampleSource, indices: Iterable[int], config: TrainConfig, path: str
+) -> list[int]:
+    """Return the samples that something can be learned from: where there are no labels, those
+    with lidar points.
+
+    Args:
+        source: of the samples.
+        indices: those to choose from.
+        config: the run.
+        path: of the data, for messages.
 
     Raises:
         ConfigError: there is none.
     """
     if not config.objectives.pretraining:
-        return
-    for source, path in ((train, config.data.train), (val, config.data.val)):
-        if source is not None and not source.lidars:
-            raise ConfigError(
-                f'{path or "the data"} has no lidar, of which the targets of pretraining are '
-                'made; convert recordings that have one (`bev inspect` lists the topics)'
-            )
+        return list(indices)
+    if not source.lidars:
+        raise ConfigError(
+            f'{path or "the data"} has no lidar, of which the targets of pretraining are '
+            'made; convert recordings that have one (`bev inspect` lists the topics)'
+        )
+    has_points = source.has_points
+    kept = [i for i in indices if has_points[i]]
+    if not kept:
+        raise ConfigError(
+            f'{path or "the data"} has a lidar, but no sample with points of it, of which the '
+            'targets of pretraining are made; `bev inspect` tells what is wrong with a recording'
+        )
+    return kept
+
+
+def count_worth_learning(source: SampleSource, config: TrainConfig) -> int:
+    """Return how many samples of a source `worth_learning` would leave."""
+    return int(source.has_points.sum()) if config.objectives.pretraining else len(source)
+
+
+def notes(source: SampleSource, config: TrainConfig) -> tuple[str, ...]:
+    """Return what is left out of a source, a line each."""
+    blind = len(source) - count_worth_learning(source, config)
+    if not blind:
+        return source.notes
+    return (*source.notes, f'{blind} of {len(source)} samples have no lidar points, left out')
 
 
 def _open(

@@ -44,6 +44,7 @@ class RunState:
         pending: the row of the table of this step, where its validation was interrupted.
         origin: lines that say from which weights the run started.
         code: version of the program that took the steps.
+        teacher: digest of the network whose features are learned; '' without one.
     """
 
     step: int = 0
@@ -54,6 +55,7 @@ class RunState:
     pending: dict[str, float] | None = None
     origin: list[str] = field(default_factory=list)
     code: str = ''
+    teacher: str = ''
 
 
 def labels_digest(keys: Sequence[str]) -> str:
@@ -80,6 +82,7 @@ def save_state(path: Path, state: RunState, config: TrainConfig, labels: str) ->
         'scores': json.dumps(state.scores),
         'origin': list(state.origin),
         'code': state.code,
+        'teacher': state.teacher,
         **{name: getattr(state, name) for name in ('step', 'weights', 'rng', 'best', 'pending')},
     }
     # In memory first: torch reports a full disk as anything but an OSError.
@@ -88,7 +91,9 @@ def save_state(path: Path, state: RunState, config: TrainConfig, labels: str) ->
     write_whole(path, buffer.getvalue())
 
 
-def load_state(path: Path, config: TrainConfig, labels: str, world: int) -> RunState:
+def load_state(
+    path: Path, config: TrainConfig, labels: str, world: int, teacher: str = ''
+) -> RunState:
     """Read a state that goes with a run's settings.
 
     Args:
@@ -96,10 +101,11 @@ def load_state(path: Path, config: TrainConfig, labels: str, world: int) -> RunS
         config: with which the run shall go on.
         labels: digest of the labelled samples.
         world: number of processes.
+        teacher: digest of the network whose features are learned; '' without one.
 
     Raises:
         CheckpointError: the file cannot be read, or is of another kind.
-        ConfigError: a setting, the labelled samples or the number of processes has changed.
+        ConfigError: a setting, the samples, the teacher or the number of processes has changed.
     """
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
@@ -110,12 +116,18 @@ def load_state(path: Path, config: TrainConfig, labels: str, world: int) -> RunS
             **{name: content[name] for name in ('step', 'weights', 'rng', 'best', 'pending')},
             origin=content['origin'],
             code=content.get('code', ''),
+            teacher=content.get('teacher', teacher),
         )
         _check_same(path, json.loads(content['config']), config)
         if content['labels'] != labels:
             raise ConfigError(
-                f'{path}: the labelled samples are not those that the run began with; have the '
-                'data changed? Start anew in another folder'
+                f'{path}: the samples to learn from are not those that the run began with; have '
+                'the data changed? Start anew in another folder'
+            )
+        if state.teacher != teacher:
+            raise ConfigError(
+                f'{path}: the teacher is not the one that the run began with; set '
+                'teacher.weights to the same weights, or start anew in another folder'
             )
     except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as error:
         reason = ' '.join(str(error).split())[:200]
@@ -132,6 +144,8 @@ def load_state(path: Path, config: TrainConfig, labels: str, world: int) -> RunS
 
 def _check_same(path: Path, before: dict[str, Any], config: TrainConfig) -> None:
     now = flat(config)
+    # A setting that is newer than the run: its default is what was done before there was one.
+    before = {**flat(TrainConfig()), **before}
     for name in sorted((set(before) | set(now)) - _FREE):
         if not name.startswith('card.') and before.get(name) != now.get(name):
             raise ConfigError(

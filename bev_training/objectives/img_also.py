@@ -115,8 +115,10 @@ class ImgAlsoObjective(nn.Module):
         sample, query, y, x, relative = pairs_in_reach(
             lidar.queries_m, lidar.query_occupied >= 0, self.grid, self.config.radius_m
         )
-        latent = plane.features.permute(0, 2, 3, 1)[sample, y, x]
-        predicted = self.decoder(latent, relative).float()
+        latent = plane.features.permute(0, 2, 3, 1)[sample, y, x].float()
+        # Queries are told apart by centimetres, which 16 bits do not have at 4 m.
+        with torch.autocast(latent.device.type, enabled=False):
+            predicted = self.decoder(latent, relative)
         occupied = lidar.query_occupied[sample, query].float()
         intensity = lidar.query_intensity[sample, query].float() / self.config.intensity_full
         return predicted, occupied, intensity, sample

@@ -96,9 +96,11 @@ class OccFeatObjective(nn.Module):
         found: dict[str, tuple[Tensor, Tensor]] = {}
         if self.config.occupancy:
             known, occupied = batch.lidar.known, batch.lidar.occupied
-            predicted = (self.head.occupancy_logits(rows) >= 0) & known[:, None, None, None]
+            logits = self.head.occupancy_logits(rows).float()
+            predicted = (logits >= 0) & known[:, None, None, None]
             found['occupancy_iou'] = (predicted & occupied).sum(), (predicted | occupied).sum()
-            found['occupancy_bce'] = self.head.occupancy_bce(rows, occupied, known), known.sum()
+            bce = F.binary_cross_entropy_with_logits(logits, occupied.float(), reduction='none')
+            found['occupancy_bce'] = bce.mean((1, 2, 3))[known].sum(), known.sum()
         if self.config.lambda_feat:
             cosine, samples = self._cosine(rows, batch)
             found['feature_cosine'] = cosine.double().sum(), samples.new_tensor(len(samples))

@@ -20,6 +20,9 @@ from bev_training.objectives.sum_in_parts import sum_in_parts
 # Columns whose hidden values are there at once: a processor wants them in its cache, an
 # accelerator wants few large steps.
 _COLUMNS_CPU, _COLUMNS = 2**10, 2**14
+# The loss is divided by this before its gradients and multiplied after: those of a part's biases
+# are sums over 2**17 voxels, more than float16 can hold. A power of two changes no bit elsewhere.
+_SMALLER = 2.0**5
 
 
 class UnsplatHead(nn.Module):
@@ -112,7 +115,7 @@ class UnsplatHead(nn.Module):
                 pos_weight=logits.new_tensor(pos_weight),
                 reduction='none',
             )
-            return each.sum()
+            return each.sum() / _SMALLER
 
         fixed = (
             occupied.permute(0, 2, 3, 1).reshape(-1, z),
@@ -120,7 +123,7 @@ class UnsplatHead(nn.Module):
         )
         weights = *self._into_hidden(), *self._out_of_hidden()
         total = sum_in_parts(part, rows.flatten(0, 2), fixed, weights, at_once=_at_once(rows))
-        return total / (z * y * x)
+        return total * _SMALLER / (z * y * x)
 
     def features_at(self, rows: Tensor, voxels: Tensor) -> Tensor:
         """Return the features (k, N_y) of voxels (k, 4), indices (b, z, y, x)."""

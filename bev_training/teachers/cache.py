@@ -19,6 +19,7 @@ import os
 import tempfile
 import time
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,7 @@ class FeatureCache:
         self.folder, self.digest, self.channels = folder, digest, channels
         self.size_px, self.limit_bytes, self.read_only = size_px, limit_gb * _GB, read_only
         self._used: int | None = None
+        self._map_size: tuple[int, int] | None = None  # of somebody else's features
         self._check_head()
 
     @classmethod
@@ -203,10 +205,17 @@ class FeatureCache:
         """Return where a sample's features lie, or would."""
         return self.folder / fingerprint[:2] / f'{fingerprint}{_SUFFIX}'
 
-    def used_bytes(self) -> int:
-        """Return how much all features take: counted once, then followed."""
-        if self._used is None:
-            self._used = sum(path.stat().st_size for path in self.folder.glob(f'??/*{_SUFFIX}'))
+    def used_bytes(self, *, anew: bool = False) -> int:
+        """Return how much all features take: counted once, then followed.
+
+        Args:
+            anew: count again, for what other processes have stored meanwhile.
+        """
+        if self._used is None or anew:
+            self._used = 0
+            for path in self.folder.glob(f'??/*{_SUFFIX}'):
+                with suppress(FileNotFoundError):  # another process has just removed it
+                    self._used += path.stat().st_size
         return self._used
 
     def clear_abandoned(self) -> None:
@@ -215,10 +224,13 @@ class FeatureCache:
         Raises:
             BagError: it cannot be removed.
         """
+        if self.read_only:
+            return
         try:
             for path in self.folder.glob(f'**/.*{_PART}'):
-                if time.time() - path.stat().st_mtime > _ABANDONED_S:
-                    path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # another process has just finished it
+                    if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                        path.unlink()
         except OSError as error:
             raise BagError(f'{self.folder} cannot be cleared: {error}') from error
 
@@ -240,6 +252,10 @@ class FeatureCache:
         shape = features.get_shape()
         if features.get_dtype() != 'F16' or len(shape) != 4 or shape[1] != self.channels:
             raise ValueError(f'features are {shape} {features.get_dtype()}')
+        if self.read_only:
+            self._map_size = self._map_size or (shape[2], shape[3])
+            if self._map_size != (shape[2], shape[3]):
+                raise ValueError(f'maps are {shape[2:]}, others {list(self._map_size)}')
 
     @property
     def _consequence(self) -> str:
@@ -257,7 +273,7 @@ class FeatureCache:
         told = read_head(self.folder)
         for name, mine in self.head.items():
             if told is not None and told.get(name) != mine:
-                what = 'set teacher as they are' if self.read_only else 'remove the folder'
+                what = f'change teacher or {HEAD}' if self.read_only else 'remove the folder'
                 raise ConfigError(
                     f'{self.folder} holds features of another teacher: {name} is '
                     f'{told.get(name)}, not {mine}; {what}'

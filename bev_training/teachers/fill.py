@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import pickle
 import threading
@@ -11,20 +12,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from bev_perception.errors import BagError, BevError, ConfigError
+from bev_perception.errors import BagError, BevError
 from bev_perception.shapes import Array
 from bev_training.data.sample import SampleSource
 from bev_training.teachers.cache import FeatureCache, FeatureMaps
 from bev_training.teachers.load import Teacher
-from bev_training.teachers.quality import judge
 from bev_training.teachers.views import teacher_decode_px, teacher_images
 
+_log = logging.getLogger(__name__)
 _FILLING = "the teacher's features"
 _WAITING = "the teacher's features, which another run is making"
 _TOGETHER = {'cpu': 1, 'cuda': 8}  # samples per forward pass
@@ -38,19 +39,41 @@ class FillReport:
         samples: how many were asked for.
         found: had features already.
         made: got them now.
-        left_out: found no room under the limit; they are computed whenever they are needed.
         images: of those made now.
         seconds: it took.
-        text: all that, and what the features are like, as one paragraph.
     """
 
     samples: int
     found: int
     made: int
-    left_out: int
     images: int
     seconds: float
-    text: str
+
+    @property
+    def left_out(self) -> int:
+        """Samples that found no room; their features are computed whenever they are needed."""
+        return self.samples - self.found - self.made
+
+    def told(self, cache: FeatureCache) -> str:
+        """Return it in a sentence or two."""
+        text = f'{self.found + self.made} of {self.samples} samples have features in '
+        text += f'{cache.folder}'
+        if self.made:
+            rate = self.images / max(self.seconds, 1e-9)
+            text += f' ({self.made} made now, {rate:.1f} images/s)'
+        text += f', {cache.used_bytes(anew=True) / 1e9:.2f} GB.'
+        if self.left_out:
+            text += (
+                f' {self.left_out} found no room within teacher.cache_gb '
+                f'{cache.limit_bytes / 1e9:g} and are computed at every step.'
+            )
+        return text
+
+
+def together(parts: Sequence[FillReport]) -> FillReport:
+    """Return the report of several processes that worked at the same time."""
+    sums = {f.name: sum(getattr(part, f.name) for part in parts) for f in fields(FillReport)}
+    return FillReport(**{**sums, 'seconds': max(part.seconds for part in parts)})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,7 +98,6 @@ def fill(
     rank: int = 0,
     world: int = 1,
     readers: int = 0,
-    judged: bool = True,
 ) -> FillReport:
     """Store the features of all samples that have none yet, as far as there is room.
 
@@ -90,14 +112,13 @@ def fill(
         device: where the teacher runs.
         progress: called with what is done, how many samples are done, and of how many.
         rank: number of this process; each of `world` takes every `world`-th sample, and the same
-            share of the room. The first also says what the features are like (`quality.judge`).
+            share of the room.
         world: number of processes.
         readers: threads that decode images; 0 takes half of the cores, 8 at most.
-        judged: whether it is also said what the features are like.
 
     Raises:
-        ConfigError: features that somebody else stored are not complete.
-        BevError: a sample cannot be read (it is named), or features cannot be stored.
+        BevError: a sample cannot be read, or somebody else's features lack it (it is named), or
+            features cannot be stored.
     """
     mine = list(indices)[rank::world]
     began, done = time.monotonic(), {'found': 0, 'made': 0, 'images': 0}
@@ -106,30 +127,21 @@ def fill(
         cache.clear_abandoned()
         room = (cache.limit_bytes - cache.used_bytes()) / world + cache.used_bytes()
         waiting: list[_Seen] = []
-        for number, (i, seen) in enumerate(_read(source, mine, cache, readers), 1):
-            if seen is None:
-                done['found'] += 1
-            elif cache.read_only:
-                raise ConfigError(
-                    f'{cache.folder} holds no features of sample {source.keys[i]}: '
-                    f'{cache.path(seen.fingerprint).name} is missing'
-                )
-            else:
+        full = threading.Event()  # nothing is decoded any more; features may still be found
+        for number, seen in enumerate(_read(source, mine, cache, readers, full), 1):
+            if isinstance(seen, _Seen):
                 waiting.append(seen)
+            else:
+                done['found'] += seen
             if len(waiting) >= _TOGETHER.get(device.type, 1) or number == len(mine):
-                stored = _store(cache, teacher, waiting, device, room)
+                stored = 0 if full.is_set() else _store(cache, teacher, waiting, device, room)
                 done['made'] += stored
                 done['images'] += sum(len(each.images) for each in waiting[:stored])
                 if stored < len(waiting):
-                    break  # full
+                    full.set()
                 waiting = []
             tell(_FILLING, number, len(mine))
-    left_out = len(mine) - done['found'] - done['made']
-    seconds = time.monotonic() - began
-    text = _told(cache, len(mine), left_out, done, seconds)
-    if judged and rank == 0:
-        text += judge(cache, source, mine, left_out=left_out)
-    return FillReport(samples=len(mine), left_out=left_out, seconds=seconds, text=text, **done)
+    return FillReport(samples=len(mine), seconds=time.monotonic() - began, **done)
 
 
 def _store(
@@ -158,38 +170,51 @@ def _store(
 
 
 def _read(
-    source: SampleSource, indices: Sequence[int], cache: FeatureCache, readers: int
-) -> Iterator[tuple[int, _Seen | None]]:
-    """Yield each sample's number, and what the teacher sees of it unless it has features."""
+    source: SampleSource,
+    indices: Sequence[int],
+    cache: FeatureCache,
+    readers: int,
+    full: threading.Event,
+) -> Iterator[_Seen | bool]:
+    """Yield, of every sample, whether it has features, or what the teacher sees of it if it has
+    none and there is still room.
+    """
     own = threading.local()  # a source is for one thread
     pickled = pickle.dumps(source)
 
-    def read(i: int) -> _Seen | None:
+    def read(i: int) -> _Seen | bool:
         if not hasattr(own, 'source'):
             own.source = pickle.loads(pickled)
-        return _seen(own.source, i, cache)
+        return _seen(own.source, i, cache, full)
 
     count = readers or max(1, min(8, len(os.sched_getaffinity(0)) // 2))
     with ThreadPoolExecutor(count) as pool:
-        running: deque[tuple[int, Future[_Seen | None]]] = deque()
+        running: deque[Future[_Seen | bool]] = deque()
         try:
             for i in indices:
-                running.append((i, pool.submit(read, i)))
+                running.append(pool.submit(read, i))
                 if len(running) > 2 * count + _TOGETHER['cuda']:
-                    first, future = running.popleft()
-                    yield first, future.result()
+                    yield running.popleft().result()
             while running:
-                first, future = running.popleft()
-                yield first, future.result()
+                yield running.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _seen(source: SampleSource, i: int, cache: FeatureCache) -> _Seen | None:
+def _seen(
+    source: SampleSource, i: int, cache: FeatureCache, full: threading.Event
+) -> _Seen | bool:
     try:
         fingerprint = source.fingerprint(i)
         if cache.has(fingerprint):
-            return None
+            return True
+        if cache.read_only:
+            raise BevError(
+                f'{cache.folder} holds no features of it: {cache.path(fingerprint).name} is '
+                'missing, damaged or of another shape; store it, or leave the sample out'
+            )
+        if full.is_set():
+            return False
         views = source.view_set(i, at_least_px=teacher_decode_px(cache.size_px))
         images, K, ego_T_cam = teacher_images(views, cache.size_px)
     except BevError as error:
@@ -220,20 +245,6 @@ def _alone(cache: FeatureCache, part: str, waiting: Callable[[], None]) -> Itera
         except BlockingIOError:
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # some file systems have no locks; the work may be done twice
+            _log.warning('%s cannot be locked (%s)', file.name, error.strerror or error)
         yield
-
-
-def _told(
-    cache: FeatureCache, samples: int, left_out: int, done: dict[str, int], seconds: float
-) -> str:
-    text = f'{samples - left_out} of {samples} samples have features in {cache.folder}'
-    if done['made']:
-        rate = done['images'] / max(seconds, 1e-9)
-        text += f' ({done["made"]} made now, {rate:.1f} images/s)'
-    text += f', {cache.used_bytes() / 1e9:.2f} GB.'
-    if left_out:
-        text += (
-            f' {left_out} found no room within teacher.cache_gb {cache.limit_bytes / 1e9:g} and '
-            'are computed at every step.'
-        )
-    return text

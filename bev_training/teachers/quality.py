@@ -114,7 +114,8 @@ def principal_components(tokens: AnyArray) -> tuple[Array, Array, Array]:
     if not len(vectors):
         vectors = np.zeros((1, tokens.shape[1]))
     mean = vectors.mean(0)
-    values, axes = np.linalg.eigh((vectors - mean).T @ (vectors - mean) / len(vectors))
+    vectors -= mean  # in place: of a large teacher they take half a GB
+    values, axes = np.linalg.eigh(vectors.T @ vectors / len(vectors))
     values = values[::-1].clip(0)
     return mean, values / max(values.sum(), 1e-30), axes.T[::-1]
 

@@ -64,6 +64,10 @@ class FakeSource:
     def fingerprint(self, i: int) -> str:
         raise AssertionError('scores need no fingerprints')
 
+    @property
+    def has_points(self) -> np.ndarray:
+        return np.zeros(len(self), bool)
+
     lidars: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

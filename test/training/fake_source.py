@@ -36,6 +36,7 @@ class FakeSource:
         odometry: whether the vehicle's poses are known: 2 m and 0.05 rad from one sample, half a
             second, to the next.
         blind: samples whose lidar sees nothing.
+        dead: samples whose lidar has sent nothing, and which are known for that.
         torn: samples with a point that is not finite.
         lidars: names; there is at most one.
     """
@@ -52,6 +53,7 @@ class FakeSource:
     late_s: Mapping[int, float] = field(default_factory=dict)
     odometry: bool = True
     blind: tuple[int, ...] = ()
+    dead: tuple[int, ...] = ()
     torn: tuple[int, ...] = ()
     lidars: tuple[str, ...] = ('lidar',)
 
@@ -146,7 +148,7 @@ class FakeSource:
 
     def _sweep(self, number: int, seen_from: int) -> Sweep:
         points = self.points(number).astype(np.float64)
-        if number in self.blind:
+        if number in (*self.blind, *self.dead):
             points = points[:0]
         if number in self.torn:
             points[0, 1] = np.nan
@@ -169,6 +171,10 @@ class FakeSource:
         """Of what decides how the images of a sample look."""
         what = (7 * i % 40, self.cameras, self.size_px, self.missing.get(i, ()))
         return hashlib.blake2b(repr(what).encode(), digest_size=16).hexdigest()
+
+    @property
+    def has_points(self) -> np.ndarray:
+        return np.array([bool(self.lidars) and i not in self.dead for i in range(self.count)])
 
     notes: tuple[str, ...] = ()
 

@@ -268,7 +268,7 @@ def test_bad_wishes_get_one_line_and_leave_nothing(run, drives, tmp_path, monkey
 def test_without_learned_occupancy_the_lidar_tells_which_voxels(drives, tmp_path):
     write_run(tmp_path / 'run', occfeat=OccFeatConfig(occupancy=0, lambda_feat=1))
     with pytest.raises(ConfigError, match=r'learned no occupancy .*add --occupied lidar'):
-        bev(tmp_path / 'run', drives, '--out', tmp_path / 'out')
+        bev(tmp_path / 'run', drives, '--out', tmp_path / 'out', '--occupied', 'predicted')
 
 
 @pytest.mark.parametrize('words', [('--voxel', '1,2'), ('--voxel', 'a,b,c'), ('--radius', '0')])

@@ -29,6 +29,7 @@ from test.training.two_processes import main
 __all__ = ['one_thread']
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(500)  # a busy machine takes minutes
 
 
 def train(out: Path, **settings) -> subprocess.CompletedProcess:
@@ -63,6 +64,36 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, temporal):
         assert theirs == pytest.approx(ours, abs=2e-3)
     ones, twos = weights_of(tmp_path / 'one'), weights_of(tmp_path / 'two')
     assert share_of_close_weights(ones, twos) > 0.99
+
+
+def test_two_processes_pretrain_like_one_with_the_doubled_batch(tmp_path):
+    # A sample without lidar points has neither loss; its process still has all gradients. Each
+    # run fills a cache of its own, both processes together.
+    settings = {'steps': 3, 'accumulate': 2, 'validate_every': 2, 'blind': [1, 4]}
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    alone = {**settings, 'batch_size': 4, 'pretraining': str(tmp_path / 'cache one')}
+    assert main(str(one), json.dumps(alone)) == 0
+    done = train(two, **settings, batch_size=2, devices=2, pretraining=str(tmp_path / 'cache two'))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr == ''
+    stored = [
+        sorted(p.name for p in tmp_path.glob(f'cache {n}/**/*.safetensors'))
+        for n in ('one', 'two')
+    ]
+    assert len(stored[0]) == 6 and stored[0] == stored[1]
+    rows = [rows_of(out) for out in (one, two)]
+    assert [row['step'] for row in rows[1]] == ['1', '2', '3']
+    for name, error in {
+        'loss': 1e-4, 'occupancy': 1e-4, 'features': 1e-3, 'feature_voxels': 1e-6,
+        'grad_norm': 1e-3,
+    }.items():  # fmt: skip
+        ours, theirs = ([float(row[name]) for row in each] for each in rows)
+        assert theirs == pytest.approx(ours, rel=error), name
+    for name in ('val_occupancy_iou', 'val_occupancy_bce', 'val_feature_cosine'):
+        ours, theirs = (float(each[1][name]) for each in rows)
+        assert theirs == pytest.approx(ours, abs=2e-3), name
+    for name in ('final', 'pretraining'):
+        assert share_of_close_weights(weights_of(one, name), weights_of(two, name)) > 0.99, name
 
 
 def test_all_processes_score_the_network_that_is_stored(tmp_path):

@@ -119,6 +119,7 @@ def batches_of(config: TrainConfig, source, indices, cache) -> Iterator[Batch]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_with_a_perfect_teacher_held_out_voxels_are_called_by_their_right_names(town, tmp_path):
     frames, stored = town
     source = open_source(frames, classes=(), grid=BevGrid())

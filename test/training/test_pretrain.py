@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from bev_perception.errors import BevError, ConfigError
 from bev_perception.model import checkpoint
@@ -24,7 +25,8 @@ from bev_training.fit.pretrain_settings import (
     TeacherConfig,
 )
 from bev_training.fit.recipes import find_recipe, read_recipe
-from bev_training.fit.settings import DataConfig, TrainConfig
+from bev_training.fit.settings import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig
+from bev_training.teachers.load import load_teacher
 from test.factories import make_config, make_model
 from test.training.fake_source import make_fake_model, make_fake_source
 from test.training.fit_runs import (
@@ -39,6 +41,10 @@ from test.training.fit_runs import (
 __all__ = ['one_thread']
 
 LITE0 = TeacherConfig(name='efficientnet_lite0', block=16, size_px=(64, 32), cache=False)
+STILL = AugmentConfig(
+    resize=(1, 1), crop_share=0, brightness=0, contrast=0, saturation=0, hue_deg=0,
+    flip_x=0, flip_y=0,
+)  # fmt: skip
 
 
 def pretrain_config(**values) -> TrainConfig:
@@ -59,7 +65,7 @@ def unlabelled(count: int = 6, **values):
 
 def test_a_run_leaves_a_network_without_a_head_and_its_heads_beside_it(tmp_path):
     said: list[str] = []
-    config = pretrain_config(validate_every=1)
+    config = pretrain_config()
     out = tmp_path / 'run'
     result = fit(config, out, train=unlabelled(), val=unlabelled(3), say=said.append)
     assert sorted(path.name for path in out.iterdir()) == [
@@ -85,7 +91,7 @@ def test_a_run_leaves_a_network_without_a_head_and_its_heads_beside_it(tmp_path)
 
 
 def test_fine_tuning_takes_all_of_the_network_and_a_head_at_random(tmp_path):
-    fit(pretrain_config(), tmp_path / 'pre', train=unlabelled())
+    fit(pretrain_config(steps=1), tmp_path / 'pre', train=unlabelled())
     network = make_model(make_fake_model())
     before = {k: v.clone() for k, v in network.state_dict().items()}
     report = initialise(network, tmp_path / 'pre/final.safetensors')
@@ -115,8 +121,9 @@ def test_fine_tuning_takes_all_of_the_network_and_a_head_at_random(tmp_path):
     ids=['occupancy', 'features', 'img_also', 'sum'],
 )
 def test_every_objective_learns(tmp_path, values):
-    config = pretrain_config(steps=14, **values)
-    config = replace(config, optimizer=replace(config.optimizer, lr=5e-3))
+    # The backbone takes most of the time, and the same images each time make few steps enough.
+    optimizer = OptimizerConfig(lr=5e-3, backbone_lr_scale=0)
+    config = pretrain_config(steps=8, augment=STILL, optimizer=optimizer, **values)
     fit(config, tmp_path / 'run', train=unlabelled(2))
     losses = losses_of(tmp_path / 'run')
     assert sum(losses[-3:]) < sum(losses[:3])
@@ -125,6 +132,7 @@ def test_every_objective_learns(tmp_path, values):
 def test_stored_features_train_like_those_made_at_every_step(tmp_path):
     for name, cache in (('cached', True), ('fresh', False)):
         config = pretrain_config(
+            steps=1,
             teacher=replace(LITE0, cache=cache),
             data=DataConfig(workers=0, cache=str(tmp_path / 'cache')),
         )
@@ -134,23 +142,23 @@ def test_stored_features_train_like_those_made_at_every_step(tmp_path):
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
-    config = pretrain_config(steps=4, save_every=2)
+    config = pretrain_config(save_every=1)
     fit(config, tmp_path / 'whole', train=unlabelled())
 
     class Stopped(Exception):
         pass
 
     def stop(line: str) -> None:
-        if line.startswith('step 2'):
+        if line.startswith('step 1'):
             raise Stopped
 
     with pytest.raises(Stopped):
         fit(
-            replace(config, validate_every=2), tmp_path / 'parts', train=unlabelled(),
+            replace(config, validate_every=1), tmp_path / 'parts', train=unlabelled(),
             val=unlabelled(2), say=stop,
         )  # fmt: skip
     fit(
-        replace(config, validate_every=2), tmp_path / 'parts', train=unlabelled(),
+        replace(config, validate_every=1), tmp_path / 'parts', train=unlabelled(),
         val=unlabelled(2), resume=True,
     )  # fmt: skip
     assert same_weights(weights_of(tmp_path / 'whole'), weights_of(tmp_path / 'parts'))
@@ -166,6 +174,48 @@ def test_samples_without_lidar_points_and_points_that_are_no_numbers_do_not_stop
     dropped = [float(row['dropped_points']) for row in rows_of(tmp_path / 'run')]
     assert sum(dropped) == 0.5  # one of the four samples has one, each step is a mean over two
     assert all(math.isfinite(loss) for loss in losses_of(tmp_path / 'run'))
+
+
+def test_a_run_does_not_go_on_with_another_teacher_of_the_same_name(tmp_path):
+    config = pretrain_config(steps=1, teacher=replace(LITE0, block=8))
+    fit(config, tmp_path / 'run', train=unlabelled())
+    state = load_teacher(config.teacher).network.trunk.state_dict()
+    save_file({name: value + 1 for name, value in state.items()}, tmp_path / 'lite0.safetensors')
+    other = replace(config.teacher, weights=str(tmp_path / 'lite0.safetensors'))
+    with pytest.raises(
+        ConfigError, match=r'last\.ckpt: the teacher is not the one that'
+    ) as raised:
+        fit(replace(config, teacher=other), tmp_path / 'run', train=unlabelled(), resume=True)
+    assert '\n' not in str(raised.value)
+
+
+def test_a_network_starts_from_the_same_weights_with_a_teacher_and_without(tmp_path):
+    still = OptimizerConfig(lr=1e-9)
+    for name, weight in (('with', 0.01), ('without', 0)):
+        values = {'occfeat': OccFeatConfig(lambda_feat=weight), 'optimizer': still, 'steps': 1}
+        fit(pretrain_config(**values), tmp_path / name, train=unlabelled(2))
+    one, other = weights_of(tmp_path / 'with'), weights_of(tmp_path / 'without')
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+
+
+def test_samples_that_are_known_to_lack_lidar_points_are_left_out(tmp_path):
+    said: list[str] = []
+    fit(
+        pretrain_config(steps=1, occfeat=OccFeatConfig(lambda_feat=0)), tmp_path / 'run',
+        train=unlabelled(5, dead=(0, 3)), val=unlabelled(3, dead=(1,)), say=said.append,
+    )  # fmt: skip
+    assert 'samples: all 3 samples, without labels; validation: 2 samples' in said
+    assert 'training: 2 of 5 samples have no lidar points, left out' in said
+    assert 'validation: 1 of 3 samples have no lidar points, left out' in said
+    lines = (tmp_path / 'run/labels.txt').read_text().splitlines()
+    assert [line for line in lines if not line.startswith('#')] == [
+        'scene-0000/000001', 'scene-0000/000002', 'scene-0001/000004',
+    ]  # fmt: skip
+    for name, source in (('train', unlabelled(2, dead=(0, 1))), ('val', unlabelled(2))):
+        values = {'train': source, 'val': unlabelled(1, dead=(0,))}
+        with pytest.raises(ConfigError, match='has a lidar, but no sample with points') as raised:
+            fit(pretrain_config(), tmp_path / name, **values)
+        assert '\n' not in str(raised.value)
 
 
 def test_data_without_a_lidar_are_refused_in_one_line(tmp_path):

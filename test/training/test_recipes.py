@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,68 @@ def test_twins_differ_in_the_network_alone(plain, twin):
     of_the_network = ('model.network', 'model.attention.', 'optimizer.lr', 'card.')
     assert not {name for name in changed if not name.startswith(of_the_network)}
     assert not other['model.attention.temporal']
+
+
+RN50 = {'model.backbone': 'resnet50'}
+BEVFORMER = {'model.network': 'bevformer'}
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'changed', 'finetune'),
+    [
+        ('occfeat_nuscenes', {}, 'nuscenes_{}pct'),
+        ('occfeat_nuscenes_rn50', RN50, 'nuscenes_{}pct'),
+        ('occfeat_nuscenes_bevformer', BEVFORMER, 'nuscenes_{}pct'),
+        ('img_also_nuscenes', {}, 'nuscenes_{}pct'),
+        ('img_also_nuscenes', RN50, 'nuscenes_{}pct'),
+        ('town_occfeat', {}, 'town_small'),
+        ('town_img_also', {}, 'town_small'),
+        ('town_occfeat_bevformer', {}, 'town_small_bevformer'),
+        ('town_img_also_bevformer', {}, 'town_small_bevformer'),
+    ],
+)
+def test_a_network_is_pretrained_as_it_is_fine_tuned(recipe, changed, finetune):
+    before = read_recipe(find_recipe(recipe), changed.items())
+    tasks = [f'{task}_{share}' for task in ('vehicle', 'map') for share in (1, 10, 100)]
+    for name in sorted({finetune.format(task) for task in tasks}):
+        after = read_recipe(find_recipe(name), changed.items())
+        headless = dataclasses.replace(
+            after.model, classes=(), obstacle_classes=(), center_offset=False
+        )
+        assert before.model == headless, name
+        assert before.augment == after.augment, name
+        assert before.weights == after.weights, name
+
+
+@pytest.mark.parametrize(
+    'recipe',
+    [
+        *('occfeat_nuscenes', 'occfeat_nuscenes_rn50', 'occfeat_nuscenes_bevformer'),
+        'img_also_nuscenes',
+    ],
+)
+def test_the_published_pretraining_is_that_of_the_recipes(recipe):
+    # OccFeat sections 3 and 4.1 and 4.2
+    config = read_recipe(find_recipe(recipe))
+    assert (config.epochs, config.batch_size, config.accumulate) == (50, 16, 1)
+    optimizer = config.optimizer
+    assert (optimizer.kind, optimizer.schedule) == ('adam', 'constant')
+    assert (optimizer.lr, optimizer.weight_decay) == (1e-3, 1e-7)
+    assert config.model.image_size_px == (400, 224)
+    assert (config.model.grid.shape, config.model.channels) == ((8, 200, 200), 128)
+    assert (config.occfeat.occupancy, config.occfeat.lambda_feat) == (1, 0.01)
+    assert (config.occfeat.pos_weight, config.lidar.sweeps) == (1, 1)
+    assert (config.teacher.name, config.teacher.block) == ('dinov2_vits14', -1)
+    also = config.img_also
+    assert (also.near_m, also.radius_m, also.decimate_m) == (0.1, 1, 0.1)
+
+
+@pytest.mark.parametrize('network', ['', '_bevformer'])
+def test_the_baseline_of_pretraining_differs_in_what_it_learns_alone(network):
+    names = (f'town_occfeat{network}', f'town_img_also{network}')
+    one, other = (flat(read_recipe(find_recipe(name))) for name in names)
+    changed = {name.split('.')[0] for name in one if one[name] != other[name]}
+    assert changed == {'objectives', 'teacher'}
 
 
 def test_the_temporal_recipe_is_that_of_the_authors():

@@ -19,7 +19,7 @@ from bev_perception.model.tensors import BevInputs
 from bev_training.data.batch import Batch, Targets, TeacherViews
 from bev_training.fit.pretrain_settings import TeacherConfig
 from bev_training.teachers.cache import FeatureCache, FeatureMaps, complete
-from bev_training.teachers.fill import fill
+from bev_training.teachers.fill import fill, together
 from bev_training.teachers.load import load_teacher
 from bev_training.teachers.quality import camera_pairs, judge, principal_components
 from bev_training.teachers.views import teacher_images
@@ -169,6 +169,8 @@ def test_unfinished_files_of_killed_runs_are_cleared_away(tmp_path):
     for path in (old, new):
         path.write_bytes(b'half')
     os.utime(old, (time.time() - 7200,) * 2)
+    make_cache(tmp_path, read_only=True).clear_abandoned()
+    assert old.exists()  # it is somebody else's
     cache.clear_abandoned()
     assert not old.exists() and new.exists() and cache.has('aa01')
 
@@ -215,7 +217,7 @@ def test_an_interrupted_filling_goes_on(tmp_path, teacher):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     cache.path(source.fingerprint(3)).unlink()
     report = fill(cache, teacher, source, range(4), device=CPU)
-    assert (report.found, report.made) == (3, 1) and '4 of 4 samples' in report.text
+    assert (report.found, report.made) == (3, 1) and '4 of 4 samples' in report.told(cache)
 
 
 def test_samples_that_find_no_room_are_left_out_and_said(tmp_path, teacher):
@@ -226,18 +228,26 @@ def test_samples_that_find_no_room_are_left_out_and_said(tmp_path, teacher):
     cache = FeatureCache.of(teacher, tmp_path, limit_gb=limit_gb)
     report = fill(cache, teacher, source, range(4), device=CPU)
     assert (report.found, report.made, report.left_out) == (1, 1, 2)
-    assert '2 of 4 samples' in report.text and '2 found no room' in report.text
+    text = report.told(cache)
+    assert '2 of 4 samples' in text and '2 found no room' in text
+    assert judge(cache, source, range(4), left_out=report.left_out)
     assert json.loads((cache.folder / 'quality.json').read_text())['coverage'] == 0.5
+    told = []
+    again = fill(
+        cache, teacher, source, [2, 3, 1, 0], device=CPU, progress=lambda *step: told.append(step)
+    )
+    assert (again.found, again.made, again.left_out) == (2, 0, 2)  # also behind those left out
+    assert told[-1] == ("the teacher's features", 4, 4)
 
 
 def test_ranks_share_the_samples_and_the_room(tmp_path, teacher):
     source = make_fake_source(5)
     cache = FeatureCache.of(teacher, tmp_path, limit_gb=1)
-    counts = [
-        fill(cache, teacher, source, range(5), device=CPU, rank=rank, world=2).made
-        for rank in (1, 0)
+    parts = [
+        fill(cache, teacher, source, range(5), device=CPU, rank=rank, world=2) for rank in (1, 0)
     ]
-    assert counts == [2, 3] and len(files_of(cache.folder)) == 5
+    assert [part.made for part in parts] == [2, 3] and len(files_of(cache.folder)) == 5
+    assert '5 of 5 samples' in together(parts).told(FeatureCache.of(teacher, tmp_path, limit_gb=1))
     size = cache.used_bytes() / 5
     bounded = FeatureCache.of(teacher, tmp_path / 'b', limit_gb=3 * size / 1e9)
     reports = [
@@ -360,11 +370,21 @@ class TestExternalFeatures:
         missing = path(source.fingerprint(1))
         missing.unlink()
         cache = FeatureCache.of(external, None, limit_gb=1)
-        with pytest.raises(ConfigError, match=f'sample scene-0000/000001: {missing.name}'):
+        said = f'sample scene-0000/000001: {tmp_path} holds no features of it: {missing.name} is'
+        with pytest.raises(BevError, match=said):
             fill(cache, external, source, range(2), device=CPU)
         batch = make_batch(external, stored=(0,), live=torch.ones(2, 3, dtype=torch.bool))
         with pytest.raises(ConfigError, match=f'{tmp_path} holds no features of sample drive/1'):
             complete(batch, external)
+
+    def test_maps_of_another_shape_than_the_others_are_named(self, tmp_path, config, source):
+        maps = make_maps(1, 3)
+        other = dataclasses.replace(maps, features=maps.features[..., :3])
+        make_cache(tmp_path, digest='my network').store(source.fingerprint(1), other)
+        external = load_teacher(config)
+        cache = FeatureCache.of(external, None, limit_gb=1)
+        with pytest.raises(BevError, match=r'sample scene-0000/000001: .* of another shape'):
+            fill(cache, external, source, range(2), device=CPU, readers=1)
 
     def test_another_size_is_refused(self, config):
         external = load_teacher(dataclasses.replace(config, size_px=(28, 28)))

@@ -171,6 +171,14 @@ def test_drives_without_a_lidar_say_so(tmp_path: Path) -> None:
         writer.finish(FACTS, {})
     source = open_drives(tmp_path, (), GRID)
     assert source.lidars == () and source.sweeps(0, 2) == ()
+    assert source.has_points.tolist() == [False]
+
+
+def test_it_is_known_which_frames_have_points_without_reading_them(source, monkeypatch) -> None:
+    points = [sum(len(s.points_m) + s.dropped for s in source.sweeps(i)) for i in range(COUNT + 5)]
+    assert 0 < np.count_nonzero(points) < COUNT + 5
+    monkeypatch.setattr(Drive, 'frame', None)
+    assert source.has_points.tolist() == [count > 0 for count in points]
 
 
 def test_lidars_of_drives_are_joined_in_the_order_of_the_largest_rig(tmp_path: Path) -> None:
@@ -239,6 +247,7 @@ def test_nuscenes_without_classes_computes_no_labels(nuscenes_set: Path, tmp_pat
     assert source.classes == () and len(source) == 2 and source.lidars == ('LIDAR_TOP',)
     (made,) = (path for path in tmp_path.rglob('*') if path.is_file() and path.suffix != '.lock')
     assert made.suffix == '.arrow'  # the index, no labels
+    assert source.has_points.tolist() == [True, True]
     sample = read_sample(source, 1, points=True, sweeps=1)
     assert sample.labels.positive.shape == (0, *GRID.shape[1:]) and sample.boxes.names == ()
     assert not sample.labels.known.any()

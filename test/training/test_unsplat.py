@@ -210,3 +210,20 @@ def test_16_bit_arithmetic_gives_nearly_the_same_loss_in_float32():
     for one, other in zip(gradients, others, strict=True):
         assert other.dtype == torch.float32
         assert F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+
+
+def test_the_gradients_of_many_columns_at_once_fit_float16(monkeypatch):
+    monkeypatch.setattr(unsplat, '_COLUMNS_CPU', unsplat._COLUMNS)  # what an accelerator takes
+    head = make_head(channels=4, z_cells=8, features=0).float()
+    plane = make_plane(1, 4, (128, 128)).float()
+    empty, known = torch.zeros(1, 8, 128, 128, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
+    gradients = []
+    for dtype in (torch.float32, torch.float16):
+        head.zero_grad()
+        with torch.autocast('cpu', dtype=dtype, enabled=dtype != torch.float32):
+            loss = head.occupancy_bce(head.rows(plane), empty, known)
+        loss.backward()
+        gradients.append([p.grad.clone() for p in head.parameters()])
+    for exact, rough in zip(*gradients, strict=True):
+        assert F.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.99
+        assert rough.norm().item() == pytest.approx(exact.norm().item(), rel=0.02)

@@ -11,7 +11,8 @@ import torch
 from bev_perception.errors import BevError
 from bev_perception.model.config import AttentionConfig
 from bev_training.fit.loop import fit
-from bev_training.fit.settings import AugmentConfig, OptimizerConfig
+from bev_training.fit.pretrain_settings import ObjectivesConfig, TeacherConfig
+from bev_training.fit.settings import AugmentConfig, DataConfig, OptimizerConfig
 from test.training.fake_source import make_fake_model, make_fake_source
 from test.training.fit_runs import make_run_config
 
@@ -20,8 +21,14 @@ def main(out: str, settings: str) -> int:
     """Train with the settings, given as JSON, and say where it ended."""
     torch.set_num_threads(1)
     given = json.loads(settings)
-    broken = tuple(given.pop('broken', ()))
+    shown = {name: tuple(given.pop(name, ())) for name in ('broken', 'blind')}
     values = {'center_offset': given.pop('center_offset', False)}
+    if cache := given.pop('pretraining', ''):
+        shown['classes'] = ()
+        values |= {'classes': (), 'obstacle_classes': ()}
+        given['objectives'] = ObjectivesConfig(segmentation=0, occfeat=1)
+        given['teacher'] = TeacherConfig(name='efficientnet_lite0', block=16, size_px=(64, 32))
+        given['data'] = DataConfig(workers=0, cache=cache)
     if given.pop('temporal', False):
         # Processes would drop others than one process does.
         attention = AttentionConfig(
@@ -34,8 +41,9 @@ def main(out: str, settings: str) -> int:
         augment=AugmentConfig(yaw_deg=20, drop_camera=0.2),
         **given,
     )
+    val = make_fake_source(3, classes=config.model.classes)
     try:
-        fit(config, Path(out), train=make_fake_source(6, broken=broken), val=make_fake_source(3))
+        fit(config, Path(out), train=make_fake_source(6, **shown), val=val)
     except BevError as error:
         print(error, file=sys.stderr)
         return 1
