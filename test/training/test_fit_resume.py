@@ -198,7 +198,9 @@ def test_a_state_of_other_weights_is_one_line(whole_run, tmp_path):
 def test_other_samples_another_number_of_processes_and_damage_are_refused(whole_run, tmp_path):
     out = tmp_path / 'run'
     shutil.copytree(whole_run, out)
-    with pytest.raises(ConfigError, match='samples to learn from are not those that the run began'):
+    with pytest.raises(
+        ConfigError, match='samples to learn from are not those that the run began'
+    ):
         run(CONFIG, out, resume=True, samples=6)
     state = state_of(out)
     torch.save({**state, 'rng': state['rng'] * 2}, out / 'last.ckpt')
