@@ -106,9 +106,7 @@ class BevModel(nn.Module):
         plane is their own); arguments as of `forward`.
         """
         assert not self.config.compat
-        projection = self.project(inputs)
-        features = self.image_features(inputs)
-        plane, kept = self.plane(features, projection, inputs.odom_T_ego, memory)
+        plane, projection, kept = self._seen(inputs, memory)
         return BevPlane(features=plane, valid=projection.valid, memory=kept)
 
     def forward(self, inputs: BevInputs, memory: BevMemory | None = None) -> BevPrediction:
@@ -118,10 +116,16 @@ class BevModel(nn.Module):
             inputs: images and cameras.
             memory: what a temporal network said of the instant before (`BevPrediction.memory`).
         """
+        plane, projection, kept = self._seen(inputs, memory)
+        return _in_grid(self.heads(plane), projection, kept)
+
+    def _seen(
+        self, inputs: BevInputs, memory: BevMemory | None
+    ) -> tuple[Tensor, Projection, BevMemory | None]:
         projection = self.project(inputs)
         features = self.image_features(inputs)
         plane, kept = self.plane(features, projection, inputs.odom_T_ego, memory)
-        return _in_grid(self.heads(plane), projection, kept)
+        return plane, projection, kept
 
     @torch.inference_mode()
     def infer(

@@ -21,6 +21,7 @@ from bev_perception.errors import BagError, ConfigError
 from bev_training.ablation.settings import LABELS, AblationConfig, Table
 from bev_training.data.label_classes import OBJECTS
 from bev_training.data.sources import has_tables
+from bev_training.fit.compatible import misfit
 from bev_training.fit.recipes import find_recipe, flat, read_recipe
 from bev_training.fit.settings import TrainConfig
 
@@ -30,8 +31,6 @@ _NO_MATTER = frozenset(
     | {'teacher.cache', 'teacher.cache_gb'}
 )
 _OWN = frozenset({'seed', 'data.labels_percent', 'data.labels_seed'})  # of the grid
-# What `bev finetune --init` wants to be the same (see `fit.initial`): refused now, not in hours.
-MUST_AGREE = ('backbone', 'channels', 'grid', 'mean', 'std', 'compat')
 
 
 class Cell(NamedTuple):
@@ -240,10 +239,10 @@ def _found(path: str) -> str:
 
 
 def _check_pair(cell: Cell, before: TrainConfig, after: TrainConfig) -> None:
-    for name in MUST_AGREE:
-        theirs, ours = getattr(before.model, name), getattr(after.model, name)
-        if theirs != ours:
-            raise ConfigError(
-                f'networks.{cell.network}: model.{name} is {theirs} in the pretraining '
-                f'{cell.pretraining}, and {ours} in the fine-tuning; they must be the same'
-            )
+    """Refuse now what `bev finetune --init` would refuse in hours."""
+    if found := misfit(before.model, after.model):
+        name, theirs, ours = found
+        raise ConfigError(
+            f'networks.{cell.network}: model.{name} is {theirs} in the pretraining '
+            f'{cell.pretraining}, and {ours} in the fine-tuning; they must be the same'
+        )

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bev_perception.errors import ConfigError
-from bev_perception.resources import config_path
 from bev_training.ablation.settings import (
     DIMENSIONS,
     THRESHOLDS,
@@ -22,6 +21,7 @@ from bev_training.ablation.settings import (
     Pretraining,
     Table,
 )
+from bev_training.shipped import find_config
 from bev_training.yaml_fields import Value, read_yaml
 
 T = TypeVar('T')
@@ -38,15 +38,7 @@ def find_ablation(name: str) -> Path:
     Raises:
         ConfigError: there is neither; the message lists those that are shipped.
     """
-    path = Path(name)
-    if path.is_file():
-        return path
-    shipped = config_path('ablate')
-    found = shipped / f'{name.removesuffix(".yaml")}.yaml'
-    if path.name == name and found.is_file():
-        return found
-    known = ', '.join(sorted(each.stem for each in shipped.glob('*.yaml')))
-    raise ConfigError(f'{name} is no file, and no shipped grid of trainings; those are {known}')
+    return find_config(name, 'ablate', 'grid of trainings')
 
 
 def read_ablation(path: Path, **instead: str | None) -> AblationConfig:

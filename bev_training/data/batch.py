@@ -106,11 +106,11 @@ class Batch:
         """Return the batch on a device."""
         return Batch(
             keys=self.keys,
-            inputs=_moved(self.inputs, device),
-            targets=_moved(self.targets, device),
-            before=tuple(_moved(inputs, device) for inputs in self.before),
-            lidar=_moved(self.lidar, device),
-            teacher=_moved(self.teacher, device),
+            inputs=moved(self.inputs, device),
+            targets=moved(self.targets, device),
+            before=tuple(moved(inputs, device) for inputs in self.before),
+            lidar=moved(self.lidar, device),
+            teacher=moved(self.teacher, device),
         )
 
     def pin_memory(self) -> Batch:
@@ -125,7 +125,8 @@ class Batch:
         )
 
 
-def _moved(tensors: T, device: torch.device) -> T:
+def moved(tensors: T, device: torch.device) -> T:
+    """Return a dataclass of tensors, or None, on a device."""
     return _each(tensors, lambda tensor: tensor.to(device, non_blocking=True))
 
 

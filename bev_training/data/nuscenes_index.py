@@ -31,7 +31,7 @@ from bev_training.data.nuscenes_compile import (
     compile_tables,
 )
 from bev_training.data.nuscenes_reader import tables_of
-from bev_training.data.paths import whole_file
+from bev_training.data.paths import default_cache, whole_file
 from bev_training.data.sample import GroundBoxes
 from bev_training.nuscenes_tables import TABLES
 
@@ -76,11 +76,6 @@ class IndexedSweep:
     file: str
     stamp_ns: int
     ego_T_lidar: Rigid
-
-
-def default_cache() -> Path:
-    """Return the folder for what is computed once."""
-    return Path('~/.cache/bev_perception').expanduser()
 
 
 def open_index(

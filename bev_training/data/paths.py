@@ -19,6 +19,11 @@ from bev_perception.errors import BagError, BevError
 PART = '.part'  # ends the name of a local file that is being written
 
 
+def default_cache() -> Path:
+    """Return the folder for what is computed once."""
+    return Path('~/.cache/bev_perception').expanduser()
+
+
 def to_path(text: str | Path) -> Path:
     """Return the path that a user named; `s3://bucket/x` and the like become a UPath.
 

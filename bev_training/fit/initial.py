@@ -12,10 +12,8 @@ from torch import Tensor
 from bev_perception.errors import CheckpointError
 from bev_perception.model import checkpoint
 from bev_perception.model.bev_model import BevModel
+from bev_training.fit.compatible import misfit
 
-_MUST_AGREE = ('backbone', 'channels', 'grid', 'mean', 'std', 'compat')
-# Of two networks with attention: the order of rows of the same number.
-_ATTENTION_MUST_AGREE = ('heads', 'points')
 _CLASS_ROWS = ('head.layers.3.weight', 'head.layers.3.bias')  # one row per class
 
 
@@ -78,18 +76,12 @@ def initialise(model: BevModel, path: str | Path) -> InitReport:
     """
     source = checkpoint.load(path)
     old, new = source.model.config, model.config
-    pairs = [(name, getattr(old, name), getattr(new, name)) for name in _MUST_AGREE]
-    if old.network == new.network == 'bevformer':
-        pairs += [
-            (f'attention.{name}', getattr(old.attention, name), getattr(new.attention, name))
-            for name in _ATTENTION_MUST_AGREE
-        ]
-    for name, theirs, ours in pairs:
-        if theirs != ours:
-            raise CheckpointError(
-                f'{path} cannot be the start: its {name} is {theirs or "none"}, '
-                f'the model needs {ours or "none"}'
-            )
+    if found := misfit(old, new):
+        name, theirs, ours = found
+        raise CheckpointError(
+            f'{path} cannot be the start: its {name} is {theirs or "none"}, '
+            f'the model needs {ours or "none"}'
+        )
     given, state = source.model.state_dict(), model.state_dict()
     shared = tuple(name for name in new.classes if name in old.classes)
     loaded, not_loaded = [], {}

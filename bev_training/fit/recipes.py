@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from bev_perception.errors import ConfigError
-from bev_perception.resources import config_path
 from bev_training.fit.settings import TrainConfig
+from bev_training.shipped import find_config
 from bev_training.yaml_fields import Value, read_yaml
 
 _REFUSED = re.compile(r'Parser key "(?P<name>[^"]+)":\s*(?P<reason>.*)', re.DOTALL)
@@ -41,17 +41,7 @@ def find_recipe(name: str) -> Path:
     Raises:
         ConfigError: there is neither; the message lists those that are shipped.
     """
-    path = Path(name)
-    if path.is_file():
-        return path
-    if path.name == name and not path.exists():
-        shipped = config_path('train')
-        found = shipped / f'{name.removesuffix(".yaml")}.yaml'
-        if found.is_file():
-            return found
-        known = ', '.join(sorted(each.stem for each in shipped.glob('*.yaml')))
-        raise ConfigError(f'{name} is no file, and no shipped recipe; those are {known}')
-    raise ConfigError(f'{path} {"is no file" if path.exists() else "does not exist"}')
+    return find_config(name, 'train', 'recipe')
 
 
 def read_recipe(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> TrainConfig:

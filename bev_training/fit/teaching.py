@@ -115,7 +115,6 @@ def open_teaching(fabric: Fabric, config: TrainConfig) -> Teaching | None:
     teacher = ranks.rank_zero_first(fabric, lambda: load_teacher(config.teacher))
     if not config.teacher.cache:
         return Teaching(teacher=teacher, cache=None)
-
     cache = ranks.rank_zero_first(
         fabric,
         lambda: FeatureCache.of(

@@ -15,6 +15,13 @@ from bev_perception.model.lift import project, sample, voxel_centers
 from bev_training.data.batch import TeacherViews
 
 
+def centers_of(voxels: Tensor, grid: BevGrid) -> Tensor:
+    """Return the centres (k, 3), metres, ego frame, of voxels (k, 3), indices (z, y, x)."""
+    z, y, x = voxels.unbind(1)
+    _, rows, columns = grid.shape
+    return voxel_centers(grid, voxels.device)[(z * rows + y) * columns + x]
+
+
 @torch.no_grad()
 def feature_targets(
     views: TeacherViews, voxels: Tensor, *, grid: BevGrid, size_px: tuple[int, int]
@@ -36,10 +43,7 @@ def feature_targets(
     """
     assert views.features is not None
     b, n, c = views.features.shape[:3]
-    _, y, x = grid.shape
-    centers = voxel_centers(grid, voxels.device)[
-        (voxels[:, 1] * y + voxels[:, 2]) * x + voxels[:, 3]
-    ]
+    centers = centers_of(voxels[:, 1:], grid)
     found = [centers.new_zeros(0, c)]
     seen_by_any = [voxels.new_zeros(0, dtype=torch.bool)]
     counts = voxels[:, 0].bincount(minlength=b).tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +15,19 @@ from bev_perception.errors import CheckpointError, ConfigError
 from bev_perception.geometry.grid import BevGrid
 from bev_perception.model.bev_model import BevModel
 from bev_perception.model.checkpoint import load
-from bev_perception.model.lift import project, voxel_centers
+from bev_perception.model.lift import project
 from bev_perception.model.tensors import BevInputs, BevPlane
 from bev_perception.preprocess import decode_size_px, prepare
 from bev_perception.views import ViewSet
 from bev_training.data.accumulate import chosen_points
-from bev_training.data.batch import TeacherViews
+from bev_training.data.batch import TeacherViews, moved
 from bev_training.data.lidar_targets import voxelise
 from bev_training.data.sample import SampleSource
 from bev_training.data.sequences import instants_before, instants_wanted
 from bev_training.fit import out_folder
 from bev_training.fit.recipes import read_recipe
 from bev_training.fit.settings import TrainConfig
-from bev_training.objectives.feature_targets import feature_targets
+from bev_training.objectives.feature_targets import centers_of, feature_targets
 from bev_training.objectives.pretraining import PretrainingObjective
 from bev_training.objectives.unsplat import UnsplatHead
 from bev_training.qualitative.sample_voxels import SampleVoxels
@@ -93,7 +93,7 @@ def load_pretrained(run: Path, device: torch.device) -> Pretrained:
         raise CheckpointError(
             f'{path} cannot be used: {type(error).__name__}: {reason}'
         ) from error
-    if not (config.objectives.occfeat and config.occfeat.lambda_feat):
+    if not config.has_teacher:
         raise ConfigError(
             f'{run} learned no features: objectives.occfeat is {config.objectives.occfeat:g}, '
             f'occfeat.lambda_feat {config.occfeat.lambda_feat:g}'
@@ -135,7 +135,7 @@ def look(pretrained: Pretrained, source: SampleSource, i: int) -> Seen:
     memory = None
     for number in [*instants_before(source, i, instants_wanted(model)), i]:
         view_set = source.view_set(number, at_least_px=_decode_px(pretrained.config))
-        inputs = _on(prepare(view_set, model), pretrained.device)
+        inputs = moved(prepare(view_set, model), pretrained.device)
         plane = network.see(inputs, memory)
         memory = plane.memory
     logits, _ = pretrained.head(plane.features)
@@ -164,9 +164,7 @@ def lidar_voxels(source: SampleSource, i: int, config: TrainConfig) -> Tensor:
 
 def visible(inputs: BevInputs, voxels: Tensor, grid: BevGrid) -> Tensor:
     """Return (k,) bool, whether a live camera sees the centres of voxels (k, 3) of a grid."""
-    _, y, x = grid.shape
-    z, row, column = voxels.unbind(1)
-    points = voxel_centers(grid, voxels.device)[(z * y + row) * x + column]
+    points = centers_of(voxels, grid)
     height, width = inputs.images.shape[-2:]
     _, seen = project(points, inputs.K[0], inputs.ego_T_cam[0], (width, height))
     return (seen & inputs.live[0, :, None]).any(0)
@@ -247,11 +245,6 @@ def _decode_px(config: TrainConfig) -> tuple[int, int]:
 
 def _in_batch(voxels: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(voxels[:, :1]), voxels], 1)
-
-
-def _on(inputs: BevInputs, device: torch.device) -> BevInputs:
-    moved = {k: v if v is None else v.to(device) for k, v in vars(inputs).items()}
-    return replace(inputs, **moved)
 
 
 def _iou(predicted: Tensor, occupied: Tensor) -> float | None:

@@ -33,6 +33,7 @@ from safetensors.numpy import save
 from bev_perception.errors import BagError, ConfigError
 from bev_perception.shapes import Array
 from bev_training.data.batch import Batch
+from bev_training.data.paths import default_cache
 
 if TYPE_CHECKING:
     from bev_training.teachers.load import Teacher
@@ -108,9 +109,8 @@ class FeatureCache:
                 that somebody else stored stay where they are.
             limit_gb: see the class, as what is raised.
         """
-        root = Path('~/.cache/bev_perception').expanduser() if cache is None else cache
         return cls(
-            teacher.stored or root / 'teacher' / teacher.digest,
+            teacher.stored or (cache or default_cache()) / 'teacher' / teacher.digest,
             digest=teacher.digest,
             channels=teacher.channels,
             size_px=teacher.size_px,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from bev_perception.errors import BevError
-from bev_training.ablation.plan import MUST_AGREE, Cell, make_plan, score_classes
+from bev_perception.model.config import AttentionConfig, ModelConfig
+from bev_training.ablation import plan
+from bev_training.ablation.plan import Cell, make_plan, score_classes
 from bev_training.ablation.reading import find_ablation, read_ablation
 from bev_training.fit import initial
 from test.training.ablation_runs import grid_of, plan_of, write_grid, write_recipes
@@ -137,7 +140,12 @@ def test_scores_are_classes_or_means_of_them():
 
 
 def test_what_start_and_fine_tuning_must_share_is_what_loading_asks_for():
-    assert MUST_AGREE == initial._MUST_AGREE
+    assert plan.misfit is initial.misfit
+    attention = AttentionConfig(layers=1, heads=2, points=4)
+    model = ModelConfig(network='bevformer', attention=attention)
+    other = replace(model, attention=replace(attention, heads=4))
+    assert plan.misfit(model, other) == ('attention.heads', 2, 4)
+    assert plan.misfit(model, replace(model, network='simple_bev')) is None
 
 
 def network(folder, **changed):
