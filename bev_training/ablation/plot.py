@@ -1,4 +1,4 @@
-"""One picture of a grid's results: for every table a row of plots per network."""
+"""One picture of a grid's results: for every table rows of plots, one per network and score."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from bev_training.ablation.settings import THRESHOLDS, Table
 from bev_training.inspection.drawing import COLOURS, GRID, INK, png, style
 
 _WIDTH_IN, _HEIGHT_IN = 3.7, 2.7
+_COLUMNS = 3  # a table of more scores goes on in the next row
 _MARKS = ('o', 's', '^', 'D', 'v', 'P', 'X', '*')
 
 
@@ -26,18 +27,19 @@ def draw_results(results: Results) -> bytes:
     """
     grid = results.grid
     rows = [
-        (title, table, network)
+        (title, table, network, table.scores[i : i + _COLUMNS])
         for title, table in grid.tables.items()
         for network in table.networks
+        for i in range(0, len(table.scores), _COLUMNS)
     ]
-    wide = max(len(table.scores) for table in grid.tables.values())
+    wide = max(len(scores) for *_, scores in rows)
     size = (_WIDTH_IN * wide + 1.8, _HEIGHT_IN * len(rows) + 0.3)
     figure = Figure(figsize=size, layout='constrained')
     axes = figure.subplots(len(rows), wide, squeeze=False)
-    for (title, table, network), line in zip(rows, axes, strict=True):
-        for ax in line[len(table.scores) :]:
+    for (title, table, network, scores), line in zip(rows, axes, strict=True):
+        for ax in line[len(scores) :]:
             ax.set_axis_off()
-        for ax, score in zip(line, table.scores, strict=False):
+        for ax, score in zip(line, scores, strict=False):
             _panel(ax, results, table, network, score)
             where = 'at 0.5' if table.threshold == '0.5' else 'at the best threshold'
             ax.set_title(f'{network}: {score} {where}', fontsize=9, color=INK)

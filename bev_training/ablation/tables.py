@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bev_training.ablation.plan import Cell
-from bev_training.ablation.results import Results
+from bev_training.ablation.results import Results, Spread
 from bev_training.ablation.settings import DIMENSIONS, THRESHOLDS, Table
 
 _HEADS = {
@@ -31,7 +31,7 @@ def text_tables(results: Results) -> str:
     if len(seeds) > 1:
         said[0] = f'{said[0]}: mean ± standard deviation'
     if results.grid.baseline is not None and len(results.grid.pretrainings) > 1:
-        said.append(f'in brackets what is gained over {results.grid.baseline}')
+        said.append(f'in brackets what is gained over {results.grid.baseline}, seed by seed')
     if any('map' in table.scores for table in results.grid.tables.values()):
         said.append('map is the mean of all classes that are no objects')
     if results.grid.pretrain_seed is not None:
@@ -99,13 +99,15 @@ def _cell(results: Results, at: dict[str, Any], kind: str) -> str:
     gain = results.gain(cell, at['scores'], kind)
     if math.isnan(score.mean):
         return _NOTHING
-    text = f'{100 * score.mean:.1f}'
-    if not math.isnan(score.std):
-        text += f' ± {100 * score.std:.1f}'
+    text = f'{100 * score.mean:.1f}{_spread(score)}'
     if gain is not None and not math.isnan(gain.mean):
-        text += f' ({100 * gain.mean:+.1f})'
+        text += f' ({100 * gain.mean:+.1f}{_spread(gain)})'
     missing = len(results.grid.seeds) - len(score.by_seed)
     return f'{text} [{len(score.by_seed)} of {len(results.grid.seeds)}]' if missing else text
+
+
+def _spread(score: Spread) -> str:
+    return '' if math.isnan(score.std) else f' ± {100 * score.std:.1f}'
 
 
 def _said(dimension: str, value: Any) -> str:

@@ -22,7 +22,7 @@ from test.training.ablation_runs import FAKE, Ablation, grid_of, write_grid, wri
 ROOT = Path(__file__).parents[2]
 TABLE = """\
 IoU in % on the validation data, 2 seeds: mean ± standard deviation; in brackets what is gained \
-over none; map is the mean of all classes that are no objects.
+over none, seed by seed; map is the mean of all classes that are no objects.
 
 ## Results
 
@@ -31,8 +31,8 @@ Each class at 0.5.
 | network | pretraining | vehicle 1 % | vehicle 10 % | map 1 % | map 10 % |
 | --- | --- | --- | --- | --- | --- |
 | Net A | none | 30.7 ± 0.7 | 32.5 ± 0.7 | 15.7 ± 0.7 | 17.5 ± 0.7 |
-|  | occfeat | 45.7 ± 7.8 (+15.0) | 47.5 ± 7.8 (+15.0) | 30.7 ± 7.8 (+15.0) | \
-32.5 ± 7.8 (+15.0) |
+|  | occfeat | 45.7 ± 7.8 (+15.0 ± 7.1) | 47.5 ± 7.8 (+15.0 ± 7.1) | 30.7 ± 7.8 (+15.0 ± 7.1) | \
+32.5 ± 7.8 (+15.0 ± 7.1) |
 """
 
 
