@@ -24,7 +24,7 @@ def main() -> None:
     page = Path(__file__).with_name('results.md')
     before, _, rest = page.read_text().partition(_FROM)
     _, _, after = rest.partition(_TO)
-    tables = (grid / 'tables.md').read_text().strip()
+    tables = (grid / 'tables.md').read_text().strip().replace('\n## ', '\n### ')
     page.write_text(f'{before}{_FROM}\n{tables}\n\n{_TO}{after}')
 
 
