@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from bev_perception.errors import BagError
 
 _HIDDEN = '.unfinished-'
 REPLACING = ('.part', '.old')  # end the names of hidden folders beside one that is replaced
+_REMOVE_S = 2.0
 _KILLED = re.compile(r'\.(.+)\.unfinished')  # what is made beside its place, to be moved there
 
 
@@ -65,6 +67,8 @@ def existing_folder(folder: Path) -> Iterator[Path]:
         for path in new:
             try:
                 path.rmdir()
+            except FileNotFoundError:  # somebody else's clearing; what is above may be ours
+                continue
             except OSError:  # something is in it
                 break
 
@@ -82,7 +86,20 @@ def hidden_folder(parent: Path) -> Iterator[Path]:
             work.chmod(0o755)
             yield work
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            _remove(work)
+
+
+def _remove(work: Path) -> None:
+    """Remove a folder, if it is there still. Where that fails, it is tried again for a while: a
+    process that was just killed may hold something in it, and on a network's disk what is open
+    stays under another name.
+    """
+    deadline = time.monotonic() + _REMOVE_S
+    while True:
+        shutil.rmtree(work, ignore_errors=True)
+        if not work.exists() or time.monotonic() > deadline:
+            return
+        time.sleep(0.05)
 
 
 @contextmanager
@@ -135,7 +152,7 @@ def replaced_folder(out: Path) -> Iterator[Path]:
                     out.rename(old)
                 work.rename(out)
             finally:
-                shutil.rmtree(work, ignore_errors=True)
+                _remove(work)
                 _bring_back(old, out)
     except OSError as error:  # of whoever writes: so with the name of the file
         raise BagError(f'{out} cannot be written: {error}') from error

@@ -1,11 +1,14 @@
-"""Folders that are replaced whole: what was there stays until the new one is in its place."""
+"""Folders that appear or are replaced whole, and that leave nothing of what was not finished."""
 
 from __future__ import annotations
+
+import threading
+import time
 
 import pytest
 
 from bev_perception.errors import BagError
-from bev_training.folders import replaced_folder
+from bev_training.folders import existing_folder, hidden_folder, replaced_folder
 
 
 def filled(folder, text):
@@ -47,3 +50,31 @@ def test_a_run_that_was_killed_between_the_two_renames_loses_nothing(tmp_path):
         raise ValueError
     assert (tmp_path / 'out' / 'file').read_text() == 'old'
     assert [p.name for p in tmp_path.iterdir()] == ['out']
+
+
+def test_what_is_still_written_into_when_it_is_removed_goes_all_the_same(tmp_path):
+    def write(work, until):
+        number = 0
+        while time.monotonic() < until and work.exists():
+            number += 1
+            try:
+                (work / str(number)).write_text('late')
+            except FileNotFoundError:  # removed, which is what is wanted
+                return
+
+    with hidden_folder(tmp_path / 'new' / 'out') as work:
+        writers = [
+            threading.Thread(target=write, args=(work, time.monotonic() + 0.4)) for _ in range(2)
+        ]
+        for writer in writers:
+            writer.start()
+        time.sleep(0.1)  # so that there is much to remove
+    for writer in writers:
+        writer.join()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_folder_that_somebody_else_removed_takes_its_parents_with_it(tmp_path):
+    with existing_folder(tmp_path / 'new' / 'out') as folder:
+        folder.rmdir()
+    assert not list(tmp_path.iterdir())

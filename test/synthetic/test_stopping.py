@@ -66,7 +66,7 @@ def test_nothing_stays_when_all_processes_are_told_to_stop(
         assert process.returncode == 130
         assert error.count('bev synth: stopping ...\n') == 1
         assert error.endswith('bev synth: stopped\n') and 'Traceback' not in error
-        assert not list(tmp_path.iterdir())
+        assert not sorted(tmp_path.rglob('*'))
         deadline = time.monotonic() + 10
         with pytest.raises(ProcessLookupError):  # nobody of the group is left
             while time.monotonic() < deadline:
