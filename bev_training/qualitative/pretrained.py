@@ -79,6 +79,23 @@ def load_pretrained(run: Path, device: torch.device) -> Pretrained:
         CheckpointError: something of it is missing or damaged, or fits no other part.
         ConfigError: the run learned no features.
     """
+    network, objective, config = load_run(run)
+    if not config.has_teacher:
+        raise ConfigError(
+            f'{run} learned no features: objectives.occfeat is {config.objectives.occfeat:g}, '
+            f'occfeat.lambda_feat {config.occfeat.lambda_feat:g}'
+        )
+    head = objective.parts['occfeat'].head
+    return Pretrained(network=network.to(device), head=head.to(device), config=config)
+
+
+def load_run(run: Path) -> tuple[BevModel, PretrainingObjective, TrainConfig]:
+    """Read OUT of `bev pretrain`: the network and what it learned with, in evaluation mode on the
+    CPU, and the settings.
+
+    Raises:
+        CheckpointError: something of it is missing or damaged, or fits no other part.
+    """
     path = run / out_folder.OBJECTIVE
     if not path.is_file():
         raise CheckpointError(f'{path} does not exist; {run} is no OUT of `bev pretrain`')
@@ -93,11 +110,6 @@ def load_pretrained(run: Path, device: torch.device) -> Pretrained:
         raise CheckpointError(
             f'{path} cannot be used: {type(error).__name__}: {reason}'
         ) from error
-    if not config.has_teacher:
-        raise ConfigError(
-            f'{run} learned no features: objectives.occfeat is {config.objectives.occfeat:g}, '
-            f'occfeat.lambda_feat {config.occfeat.lambda_feat:g}'
-        )
     objective = PretrainingObjective(config, channels)
     try:
         objective.load_state_dict(weights)
@@ -107,8 +119,7 @@ def load_pretrained(run: Path, device: torch.device) -> Pretrained:
     network = load(run / out_folder.FINAL).model
     if network.config != config.model:
         raise CheckpointError(f'{run / out_folder.FINAL} and {path} are of two different runs')
-    head = objective.parts['occfeat'].head
-    return Pretrained(network=network.to(device), head=head.eval().to(device), config=config)
+    return network.eval(), objective.eval(), config
 
 
 def _read_settings(text: str) -> TrainConfig:
