@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from fractions import Fraction
 from types import SimpleNamespace as Plain
@@ -79,6 +80,13 @@ def psnr(a, b):
 def assert_like(numbers, found, originals):
     for number, image in zip(numbers, found, strict=True):
         assert psnr(read_image(image), originals[number]) > 30
+
+
+def test_encoders_leave_the_scheduling_of_the_tests_alone(originals):
+    before = os.sched_getscheduler(0)
+    for encoder in filter(has, CODECS):
+        small_video.packets(originals[:2], encoder)
+        assert os.sched_getscheduler(0) == before, encoder
 
 
 def test_every_packet_becomes_its_picture(stream, originals):

@@ -12,12 +12,9 @@ from pathlib import Path
 
 import pytest
 
-BOUND_S = 150.0  # far above what it takes; without it a failure would hang
-pytestmark = pytest.mark.timeout(500)
-# Also where the tests themselves run in the background, with SIGINT ignored. The work gives way to
-# the test: on a busy machine it once kept this from waking for two minutes.
+BOUND_S = 120.0  # far above what it takes; without it a failure would hang
+# Also where the tests themselves run in the background, with SIGINT ignored.
 START = (
-    'import os; os.nice(10)\n'
     'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n'
     'import sys; from bev_training.cli import main; sys.exit(main())'
 )
@@ -27,15 +24,14 @@ def children(pid: int) -> list[str]:
     return Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
 
 
-# 60 s are minutes of work, so nothing ends by itself before it is stopped.
 @pytest.mark.parametrize(
     ('words', 'signals'),
     [
-        (['--seconds', '60', '--workers', '1'], [signal.SIGINT, signal.SIGTERM]),
-        (['--seconds', '60'], [signal.SIGINT, signal.SIGINT]),
-        (['--seconds', '60', '--drives', '2'], [signal.SIGTERM]),
+        (['--seconds', '20', '--workers', '1'], [signal.SIGINT, signal.SIGTERM]),
+        (['--seconds', '20'], [signal.SIGINT, signal.SIGINT]),
+        (['--seconds', '20', '--drives', '2'], [signal.SIGTERM]),
         pytest.param(
-            ['--seconds', '60', '--drives', '2'],
+            ['--seconds', '20', '--drives', '2'],
             [signal.SIGINT, signal.SIGINT, signal.SIGTERM],
             marks=pytest.mark.slow,
         ),
