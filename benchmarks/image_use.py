@@ -6,6 +6,10 @@ FRAMES are converted drives with a lidar, none of which the runs learned from; R
 pretrain`. Every sample is scored with its own images and with those of another drive, whose
 cameras are taken to stand alike. What stays is what can be told without looking: from where a
 point lies. The more of the score goes, the more the network looks.
+
+The last figures are of the plane of features that goes on to fine-tuning: how much of its variance
+over cells and samples comes with the images. 0 is a plane that is the same whatever they show.
+Untrained is the same network with random weights behind the same backbone.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bev_perception.model.bev_model import BevModel
+from bev_perception.model.tensors import BevPlane
 from bev_training.data.batch import Batch
 from bev_training.data.loader import eval_loader
 from bev_training.data.sample import SampleSource
@@ -44,10 +50,41 @@ def with_others_images(batch: Batch) -> Batch:
     return replace(batch, inputs=replace(inputs, images=inputs.images.roll(1, 0)))
 
 
+class Planes:
+    """Sums over the planes that a network makes of the same samples with two sets of images."""
+
+    def __init__(self) -> None:
+        self.count, self.apart = 0, torch.zeros((), dtype=torch.float64)
+        self.sums: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
+
+    def add(self, own: Tensor, other: Tensor) -> None:
+        """Count two planes (b, c, y, x)."""
+        own, other = own.double(), other.double()
+        self.apart += (own - other).square().sum() / 2
+        self.sums = self.sums + own.sum((0, 2, 3))
+        self.squares = self.squares + own.square().sum((0, 2, 3))
+        self.count += own[:, 0].numel()
+
+    def share(self) -> float:
+        """Return how much of the variance is between images: two draws of a variable are apart by
+        twice its variance, squared and on average.
+        """
+        whole = torch.as_tensor(self.squares - self.sums**2 / self.count).sum()
+        return float(self.apart / whole)
+
+
 @torch.no_grad()
-def scores(run: Path, frames: Path, count: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the scores of a run with the samples' own images, and with others'."""
+def scores(
+    run: Path, frames: Path, count: int
+) -> tuple[dict[str, float], dict[str, float], float, float]:
+    """Return the scores of a run with the samples' own images, those with others', and the share
+    of the features' variance that comes with the images, of the run and untrained.
+    """
     network, objective, config = load_run(run)
+    torch.manual_seed(config.seed)
+    untrained = BevModel(network.config).eval()
+    untrained.encoder.trunk.load_state_dict(network.encoder.trunk.state_dict())
     config = replace(config, teacher=replace(config.teacher, cache=False))
     teaching = None
     if config.has_teacher:
@@ -64,16 +101,24 @@ def scores(run: Path, frames: Path, count: int) -> tuple[dict[str, float], dict[
     names = objective.score_names
     own, other = (torch.zeros(len(names), 2, dtype=torch.float64) for _ in range(2))
 
-    def counted(batch: Batch) -> Tensor:
-        found = objective.scores(network.see(batch.inputs), batch)
+    def counted(plane: BevPlane, batch: Batch) -> Tensor:
+        found = objective.scores(plane, batch)
         return torch.tensor([[float(value) for value in found[name]] for name in names])
 
+    planes, first = Planes(), Planes()
     for plain in batches:
         batch = teaching.complete(plain) if teaching else plain
-        own += counted(batch)
-        other += counted(with_others_images(batch))
-    values = [(total[:, 0] / total[:, 1]).tolist() for total in (own, other)]
-    return dict(zip(names, values[0], strict=True)), dict(zip(names, values[1], strict=True))
+        others = with_others_images(batch)
+        seen, not_seen = network.see(batch.inputs), network.see(others.inputs)
+        own += counted(seen, batch)
+        other += counted(not_seen, batch)
+        planes.add(seen.features, not_seen.features)
+        first.add(untrained.see(batch.inputs).features, untrained.see(others.inputs).features)
+    with_own, with_other = (
+        dict(zip(names, (total[:, 0] / total[:, 1]).tolist(), strict=True))
+        for total in (own, other)
+    )
+    return with_own, with_other, planes.share(), first.share()
 
 
 def main() -> None:
@@ -85,9 +130,14 @@ def main() -> None:
     parser.add_argument('--samples', type=int, default=80)
     chosen = parser.parse_args()
     for run in chosen.runs:
-        own, other = scores(run, chosen.frames, chosen.samples)
+        own, other, share, untrained = scores(run, chosen.frames, chosen.samples)
         said = ', '.join(f'{name} {own[name]:.3f} -> {other[name]:.3f}' for name in own)
-        print(f"{run.name}: own images -> another drive's: {said}", flush=True)
+        print(
+            f"{run.name}: own images -> another drive's: {said}; "
+            f'{100 * share:.1f} % of the features come with the images '
+            f'({100 * untrained:.1f} % untrained)',
+            flush=True,
+        )
 
 
 if __name__ == '__main__':

@@ -235,7 +235,7 @@ def test_a_grid_that_is_not_there_lists_those_that_are():
 @pytest.mark.parametrize(
     ('name', 'pretrainings', 'finetunings'),
     [
-        ('occfeat_town', 17, 37),
+        ('occfeat_town', 17, 39),
         ('town_label_shares', 0, 7),
         pytest.param('occfeat_paper', 16, 81, marks=pytest.mark.slow),  # 40 recipes are read
     ],
