@@ -53,25 +53,24 @@ def with_others_images(batch: Batch) -> Batch:
 class Planes:
     """Sums over the planes that a network makes of the same samples with two sets of images."""
 
-    def __init__(self) -> None:
-        self.count, self.apart = 0, torch.zeros((), dtype=torch.float64)
-        self.sums: Tensor | float = 0.0
-        self.squares: Tensor | float = 0.0
+    def __init__(self, channels: int) -> None:
+        self.cells, self.apart = 0, 0.0
+        self.sums, self.squares = torch.zeros(2, channels, dtype=torch.float64)
 
     def add(self, own: Tensor, other: Tensor) -> None:
         """Count two planes (b, c, y, x)."""
         own, other = own.double(), other.double()
-        self.apart += (own - other).square().sum() / 2
-        self.sums = self.sums + own.sum((0, 2, 3))
-        self.squares = self.squares + own.square().sum((0, 2, 3))
-        self.count += own[:, 0].numel()
+        self.apart += float((own - other).square().sum())
+        self.sums += own.sum((0, 2, 3))
+        self.squares += own.square().sum((0, 2, 3))
+        self.cells += own[:, 0].numel()
 
     def share(self) -> float:
         """Return how much of the variance is between images: two draws of a variable are apart by
         twice its variance, squared and on average.
         """
-        whole = torch.as_tensor(self.squares - self.sums**2 / self.count).sum()
-        return float(self.apart / whole)
+        whole = float((self.squares - self.sums**2 / self.cells).sum())
+        return self.apart / 2 / whole
 
 
 @torch.no_grad()
@@ -105,7 +104,7 @@ def scores(
         found = objective.scores(plane, batch)
         return torch.tensor([[float(value) for value in found[name]] for name in names])
 
-    planes, first = Planes(), Planes()
+    planes, first = (Planes(config.model.channels) for _ in range(2))
     for plain in batches:
         batch = teaching.complete(plain) if teaching else plain
         others = with_others_images(batch)
